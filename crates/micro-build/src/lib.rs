@@ -1,0 +1,1 @@
+//! Generates micro contracts from .proto files, without a protoc binary

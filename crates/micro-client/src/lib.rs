@@ -1,0 +1,1 @@
+//! The calling side of micro: name, nodes, pick, connection, call

@@ -1,0 +1,1 @@
+//! The CBOR codec of micro

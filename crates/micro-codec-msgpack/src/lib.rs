@@ -1,0 +1,1 @@
+//! The MessagePack codec of micro

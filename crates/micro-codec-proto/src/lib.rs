@@ -1,0 +1,1 @@
+//! The protobuf codec of micro, and what derived messages are made of

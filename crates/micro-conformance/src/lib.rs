@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+pub mod harness;
+
+#[cfg(feature = "codec")]
+pub mod codec;
+#[cfg(feature = "registry")]
+pub mod registry;
+#[cfg(feature = "selector")]
+pub mod selector;
+#[cfg(feature = "transport")]
+pub mod transport;

@@ -1,0 +1,1 @@
+//! Behavior that every backend of this interface shares.

@@ -1,0 +1,1 @@
+//! The macros of micro: service contracts and messages

@@ -1,0 +1,1 @@
+//! Service discovery by multicast DNS (DNS-SD) for micro

@@ -1,0 +1,1 @@
+//! A micro registry within one process

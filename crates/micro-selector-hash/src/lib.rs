@@ -1,0 +1,1 @@
+//! A micro selector that keeps a key on one node (consistent hashing)

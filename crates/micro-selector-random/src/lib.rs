@@ -1,0 +1,1 @@
+//! A micro selector that picks a node at random

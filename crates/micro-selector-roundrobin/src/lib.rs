@@ -1,0 +1,1 @@
+//! A micro selector that takes the nodes in turn

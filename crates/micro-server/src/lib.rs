@@ -1,0 +1,1 @@
+//! The serving side of micro: routes, handlers, registration, drain, health and reflection

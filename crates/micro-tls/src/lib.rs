@@ -1,0 +1,1 @@
+//! Certificates and TLS configuration for micro, by rustls

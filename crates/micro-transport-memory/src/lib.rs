@@ -1,0 +1,1 @@
+//! A micro transport within one process

@@ -1,0 +1,30 @@
+//! The areas that can be measured. A new one is a module here and a line in [`AREAS`].
+
+mod rpc;
+
+use crate::Result;
+use crate::options::Options;
+use crate::report::Findings;
+
+/// One thing to measure.
+pub(crate) struct Area {
+    /// As on the command line, and the first part of its figures' names.
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) run: fn(&Options) -> Result<Findings>,
+}
+
+impl std::fmt::Debug for Area {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Area")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All of them.
+pub(crate) const AREAS: &[Area] = &[Area {
+    name: "rpc",
+    about: "a unary echo: raw multiplexer, hyper, tonic and micro in turns",
+    run: rpc::run,
+}];

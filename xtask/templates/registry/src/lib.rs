@@ -1,0 +1,49 @@
+//! A [`Registry`] in {{backend}}. URL: `{{backend}}://host:port`.
+//!
+//! ```
+//! use {{lib}}::{{Type}}Registry;
+//! use micro_registry_core::{Node, Registry as _, RegistryExt as _, Service};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> micro_registry_core::Result<()> {
+//! let registry = {{Type}}Registry::default();
+//! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
+//! registry.register(&service, Default::default()).await?;
+//! assert_eq!(registry.get("greeter").await?, [service]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod registry;
+
+use std::sync::Arc;
+
+use micro_registry_core::{Driver, Env, Registry, Result, Url, async_trait};
+
+pub use self::config::{{Type}}Config;
+pub use self::registry::{{Type}}Registry;
+
+/// The URL scheme of this backend.
+pub const SCHEME: &str = "{{backend}}";
+
+/// Opens `{{backend}}` URLs: give it to `Drivers::with`.
+///
+/// What one driver opens in one namespace shares a directory.
+#[derive(Clone, Debug, Default)]
+pub struct {{Type}}Driver {
+    directories: registry::Directories,
+}
+
+#[async_trait]
+impl Driver<dyn Registry> for {{Type}}Driver {
+    fn schemes(&self) -> &'static [&'static str] {
+        &[SCHEME]
+    }
+
+    async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
+        let config = {{Type}}Config::from_url(url)?;
+        let directory = self.directories.of(env.namespace());
+        Ok(Arc::new({{Type}}Registry::new(config, directory)))
+    }
+}
