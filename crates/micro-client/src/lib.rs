@@ -1,1 +1,29 @@
-//! The calling side of micro: name, nodes, pick, connection, call
+#![doc = include_str!("../README.md")]
+//!
+//! # The path of a call
+//!
+//! encode → middleware → [retry] → resolve (one atomic load) → pick → connection → the wire.
+//!
+//! - [`Client`] holds the parts and is cheap to clone.
+//! - [`Method`] is one method of one service, with its path worked out: what generated code calls.
+//! - [`Call`] is a call without a generated type.
+//! - [`CallOptions`] says how to call: timeout, content type, address, filters, retries, key.
+//!
+//! [retry]: ClientOptions::retries
+
+mod budget;
+mod call;
+mod client;
+mod dispatch;
+mod entry;
+mod method;
+mod options;
+mod pool;
+mod retry;
+mod stream;
+
+pub use self::call::{Call, RawCall};
+pub use self::client::Client;
+pub use self::method::Method;
+pub use self::options::{CallOptions, ClientOptions, Discovery};
+pub use micro_core::{Context, Error, ErrorKind, Result, Streaming};

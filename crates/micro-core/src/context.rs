@@ -1,7 +1,7 @@
 //! What travels with a call.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cancel::{Cancelled, Canceller, Scope};
@@ -38,6 +38,7 @@ struct Inner {
     outgoing: Metadata,
     served: Option<Arc<Served>>,
     attempt: u32,
+    received: Option<Arc<OnceLock<Metadata>>>,
 }
 
 /// What belongs to the call being served, and is shared by every context made from its own.
@@ -143,6 +144,31 @@ impl Context {
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.change().attempt = attempt;
         self
+    }
+
+    /// A context that keeps the metadata of the reply to the next call made with it, and the handle
+    /// that reads them.
+    ///
+    /// ```
+    /// # use micro_core::{Context, Metadata};
+    /// let (cx, received) = Context::new().with_received();
+    /// // … `greeter.hello(&cx, request).await?` …
+    /// # cx.receive(|| Metadata::new());
+    /// assert!(received.metadata().is_some());
+    /// ```
+    #[must_use]
+    pub fn with_received(mut self) -> (Self, Received) {
+        let slot = Arc::default();
+        self.change().received = Some(Arc::clone(&slot));
+        (self, Received(slot))
+    }
+
+    /// Keeps the metadata of a reply, if somebody asked for them: for clients.
+    pub fn receive(&self, metadata: impl FnOnce() -> Metadata) {
+        if let Some(slot) = &self.0.received {
+            // A retried call has several replies; the first one that arrived stands.
+            let _ = slot.set(metadata());
+        }
     }
 
     /// A context that can be cancelled on its own, and the handle that does it.
@@ -264,6 +290,19 @@ impl fmt::Debug for Context {
             .field("outgoing", &self.0.outgoing)
             .field("attempt", &self.0.attempt)
             .finish()
+    }
+}
+
+/// The metadata of a reply that arrived; made by [`Context::with_received`].
+#[derive(Clone, Debug)]
+pub struct Received(Arc<OnceLock<Metadata>>);
+
+impl Received {
+    /// The metadata ahead of the reply's first message, and for a unary call those behind it too;
+    /// `None` before the reply is there.
+    #[must_use]
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.0.get()
     }
 }
 

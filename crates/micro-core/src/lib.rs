@@ -26,7 +26,7 @@ pub mod url;
 
 pub use self::cancel::{Cancelled, Canceller};
 pub use self::clock::{Clock, Random, SeededRandom, SystemClock, SystemRandom};
-pub use self::context::{Context, Reply};
+pub use self::context::{Context, Received, Reply};
 pub use self::driver::{Driver, Drivers};
 pub use self::env::Env;
 pub use self::error::{BoxError, Detail, Error, ErrorKind, Result};

@@ -1,0 +1,248 @@
+//! One method of one service.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use micro_codec_core::{Codec, Shape};
+use micro_core::{Context, Error, Result, Streaming};
+use micro_transport_core::{Body, Response};
+
+use crate::client::{Client, Target};
+
+/// One method of one service, with its path worked out: what generated clients are made of.
+///
+/// It is cheap to clone.
+#[derive(Clone)]
+pub struct Method(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    service: Arc<str>,
+    path: Arc<str>,
+    idempotent: bool,
+}
+
+impl Method {
+    pub(crate) fn new(client: Client, service: Arc<str>, path: Arc<str>, idempotent: bool) -> Self {
+        Self(Arc::new(Inner {
+            client,
+            service,
+            path,
+            idempotent,
+        }))
+    }
+
+    /// The path on the wire: `/package.Contract/Method`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// One request, one reply.
+    ///
+    /// # Errors
+    ///
+    /// What the handler failed with; `Unavailable` if no node could be reached;
+    /// `DeadlineExceeded`, `Cancelled`; `Unimplemented` for an unknown content type.
+    pub async fn unary<Q, R>(
+        &self,
+        cx: &Context,
+        request: Shape<Q>,
+        reply: Shape<R>,
+        message: Q,
+    ) -> Result<R> {
+        let codec = self.codec(request, reply)?;
+        let body = Body::Message(encode(request, &**codec, &message)?);
+        let response = self.exchange(cx, &**codec, body).await?;
+        self.one(reply, codec, response).await
+    }
+
+    /// One request, many replies.
+    ///
+    /// # Errors
+    ///
+    /// As [`unary`](Self::unary), at once or in the stream.
+    pub async fn server_streaming<Q, R: Send + 'static>(
+        &self,
+        cx: &Context,
+        request: Shape<Q>,
+        reply: Shape<R>,
+        message: Q,
+    ) -> Result<Streaming<R>> {
+        let codec = self.codec(request, reply)?;
+        let body = Body::Message(encode(request, &**codec, &message)?);
+        let response = self.exchange(cx, &**codec, body).await?;
+        self.many(reply, codec, response)
+    }
+
+    /// Many requests, one reply.
+    ///
+    /// # Errors
+    ///
+    /// As [`unary`](Self::unary).
+    pub async fn client_streaming<Q: Send + 'static, R>(
+        &self,
+        cx: &Context,
+        request: Shape<Q>,
+        reply: Shape<R>,
+        messages: Streaming<Q>,
+    ) -> Result<R> {
+        let codec = self.codec(request, reply)?;
+        let body = encode_all(request, codec, messages);
+        let response = self.exchange(cx, &**codec, body).await?;
+        self.one(reply, codec, response).await
+    }
+
+    /// Many requests, many replies.
+    ///
+    /// # Errors
+    ///
+    /// As [`unary`](Self::unary), at once or in the stream.
+    pub async fn bidi_streaming<Q: Send + 'static, R: Send + 'static>(
+        &self,
+        cx: &Context,
+        request: Shape<Q>,
+        reply: Shape<R>,
+        messages: Streaming<Q>,
+    ) -> Result<Streaming<R>> {
+        let codec = self.codec(request, reply)?;
+        let body = encode_all(request, codec, messages);
+        let response = self.exchange(cx, &**codec, body).await?;
+        self.many(reply, codec, response)
+    }
+
+    fn codec<Q, R>(&self, request: Shape<Q>, reply: Shape<R>) -> Result<&Arc<dyn Codec>> {
+        let client = &self.0.client;
+        client.codec(client.options(), request, reply)
+    }
+
+    async fn exchange(&self, cx: &Context, codec: &dyn Codec, body: Body) -> Result<Response> {
+        let inner = &*self.0;
+        let target = Target {
+            service: &inner.service,
+            path: &inner.path,
+            idempotent: inner.idempotent,
+            options: inner.client.options(),
+        };
+        let content_type = Cow::Borrowed(codec.content_type());
+        inner.client.exchange(cx, target, content_type, body).await
+    }
+
+    async fn one<R>(
+        &self,
+        shape: Shape<R>,
+        codec: &Arc<dyn Codec>,
+        response: Response,
+    ) -> Result<R> {
+        let codec = self.reply_codec(codec, &response)?;
+        decode(shape, &**codec, one_message(response.body).await?)
+    }
+
+    fn many<R: Send + 'static>(
+        &self,
+        shape: Shape<R>,
+        codec: &Arc<dyn Codec>,
+        response: Response,
+    ) -> Result<Streaming<R>> {
+        let codec = Arc::clone(self.reply_codec(codec, &response)?);
+        Ok(decode_all(shape, codec, response.body))
+    }
+
+    /// A server answers in the request's content type; one that does not is understood too.
+    fn reply_codec<'a>(
+        &'a self,
+        codec: &'a Arc<dyn Codec>,
+        response: &Response,
+    ) -> Result<&'a Arc<dyn Codec>> {
+        if response.content_type == codec.content_type() {
+            return Ok(codec);
+        }
+        let known = &self.0.client.inner().options.codecs;
+        known.get(&response.content_type).map_err(|err| {
+            Error::internal("the server answered in a content type that the client does not know")
+                .with_source(err)
+        })
+    }
+}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Method")
+            .field("service", &self.0.service)
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn encode<T>(shape: Shape<T>, codec: &dyn Codec, message: &T) -> Result<Bytes> {
+    let mut out = BytesMut::with_capacity(128);
+    shape
+        .encode(message, codec, &mut out)
+        .map_err(|err| err.with_operation("client.encode"))?;
+    Ok(out.freeze())
+}
+
+pub(crate) fn decode<T>(shape: Shape<T>, codec: &dyn Codec, message: Bytes) -> Result<T> {
+    shape.decode(codec, message).map_err(|err| {
+        // The request was fine: what cannot be read is the server's answer.
+        Error::internal(format!("the reply cannot be read: {}", err.message()))
+            .with_operation("client.decode")
+            .with_source(err)
+    })
+}
+
+pub(crate) fn encode_all<T: Send + 'static>(
+    shape: Shape<T>,
+    codec: &Arc<dyn Codec>,
+    messages: Streaming<T>,
+) -> Body {
+    let codec = Arc::clone(codec);
+    Body::Stream(Box::pin(
+        messages.map(move |message| encode(shape, &*codec, &message?)),
+    ))
+}
+
+pub(crate) fn decode_all<T: Send + 'static>(
+    shape: Shape<T>,
+    codec: Arc<dyn Codec>,
+    body: Body,
+) -> Streaming<T> {
+    match body {
+        Body::Stream(messages) => {
+            Streaming::new(messages.map(move |message| decode(shape, &*codec, message?)))
+        }
+        Body::Message(message) => Streaming::new(futures_util::stream::once(async move {
+            decode(shape, &*codec, message)
+        })),
+        _ => Streaming::new(futures_util::stream::once(async {
+            Err(Error::internal(
+                "the transport answered in a form that the client does not know",
+            ))
+        })),
+    }
+}
+
+/// Exactly one message; a transport may hand it over as a stream.
+pub(crate) async fn one_message(body: Body) -> Result<Bytes> {
+    let mut messages = match body {
+        Body::Message(message) => return Ok(message),
+        Body::Stream(messages) => messages,
+        _ => {
+            return Err(Error::internal(
+                "the transport answered in a form that the client does not know",
+            ));
+        }
+    };
+    let Some(message) = messages.next().await.transpose()? else {
+        return Err(Error::internal("the server answered without a message"));
+    };
+    match messages.next().await.transpose()? {
+        None => Ok(message),
+        Some(_) => Err(Error::internal(
+            "the server answered with more than one message",
+        )),
+    }
+}

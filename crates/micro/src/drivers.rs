@@ -1,0 +1,133 @@
+//! The backends that come with micro, and how a stranger's join them.
+
+use micro_core::{Driver, Drivers};
+use micro_registry_core::Registry;
+use micro_selector_core::Selector;
+use micro_transport_core::Transport;
+
+/// The drivers of every interface: what [`drivers`] returns.
+///
+/// ```
+/// use micro::drivers;
+///
+/// let set = drivers();
+/// assert!(set.registry.schemes().any(|scheme| scheme == "mdns"));
+/// // A stranger's backend joins in the same way as ours:
+/// // let set = drivers().with(FileDirDriver);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct DriverSet {
+    /// Service discovery.
+    pub registry: Drivers<dyn Registry>,
+    /// How calls travel.
+    pub transport: Drivers<dyn Transport>,
+    /// Load balancing.
+    pub selector: Drivers<dyn Selector>,
+}
+
+impl DriverSet {
+    /// No drivers at all.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a driver; for a scheme already taken, the last one wins.
+    ///
+    /// A driver of several interfaces is added once for each: `.with::<dyn Registry>(driver)`.
+    #[must_use]
+    pub fn with<I: Interface + ?Sized>(self, driver: impl Driver<I>) -> Self {
+        I::add(self, driver)
+    }
+}
+
+/// An interface whose backends are opened by URL. It cannot be implemented by hand.
+pub trait Interface: sealed::Sealed + Send + Sync + 'static {
+    #[doc(hidden)]
+    fn add(set: DriverSet, driver: impl Driver<Self>) -> DriverSet;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! interfaces {
+    ($($interface:ident: $field:ident),*) => {
+        $(
+            impl sealed::Sealed for dyn $interface {}
+            impl Interface for dyn $interface {
+                fn add(mut set: DriverSet, driver: impl Driver<Self>) -> DriverSet {
+                    set.$field = set.$field.with(driver);
+                    set
+                }
+            }
+        )*
+    };
+}
+
+interfaces!(Registry: registry, Transport: transport, Selector: selector);
+
+/// The backends that this program was built with.
+///
+/// A scheme whose backend comes with micro but was not compiled in is refused with the name of the
+/// feature to add.
+#[must_use]
+pub fn drivers() -> DriverSet {
+    let mut set = DriverSet::new();
+    // Named first, so that a driver that is there answers instead.
+    for (scheme, feature) in [
+        ("mdns", "registry-mdns"),
+        ("memory", "registry-memory"),
+        ("etcd", "registry-etcd"),
+        ("consul", "registry-consul"),
+        ("nats", "registry-nats"),
+        ("kubernetes", "registry-kubernetes"),
+        ("static", "registry-static"),
+    ] {
+        set.registry = set.registry.with_feature(scheme, feature);
+    }
+    for (scheme, feature) in [("grpc", "transport-grpc"), ("memory", "transport-memory")] {
+        set.transport = set.transport.with_feature(scheme, feature);
+    }
+    for (scheme, feature) in [
+        ("p2c", "selector-p2c"),
+        ("random", "selector-random"),
+        ("roundrobin", "selector-roundrobin"),
+        ("hash", "selector-hash"),
+    ] {
+        set.selector = set.selector.with_feature(scheme, feature);
+    }
+    #[cfg(feature = "registry-mdns")]
+    let set = set.with(micro_registry_mdns::MdnsDriver::default());
+    #[cfg(feature = "registry-memory")]
+    let set = set.with(micro_registry_memory::MemoryDriver::default());
+    #[cfg(feature = "transport-grpc")]
+    let set = set.with(micro_transport_grpc::GrpcDriver::default());
+    #[cfg(feature = "transport-memory")]
+    let set = set.with(micro_transport_memory::MemoryDriver::default());
+    #[cfg(feature = "selector-p2c")]
+    let set = set.with(micro_selector_p2c::P2cDriver::default());
+    #[cfg(feature = "selector-random")]
+    let set = set.with(micro_selector_random::RandomDriver::default());
+    #[cfg(feature = "selector-roundrobin")]
+    let set = set.with(micro_selector_roundrobin::RoundRobinDriver::default());
+    #[cfg(feature = "selector-hash")]
+    let set = set.with(micro_selector_hash::HashDriver::default());
+    set
+}
+
+/// The codecs that this program was built with.
+#[must_use]
+pub fn codecs() -> micro_codec_core::Codecs {
+    let codecs = micro_codec_core::Codecs::new();
+    #[cfg(feature = "codec-json")]
+    let codecs = codecs.with(micro_codec_json::Json);
+    #[cfg(feature = "codec-proto")]
+    let codecs = codecs.with(micro_codec_proto::Proto);
+    #[cfg(feature = "codec-msgpack")]
+    let codecs = codecs.with(micro_codec_msgpack::MsgPack);
+    #[cfg(feature = "codec-cbor")]
+    let codecs = codecs.with(micro_codec_cbor::Cbor);
+    codecs
+}

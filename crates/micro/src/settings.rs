@@ -1,0 +1,272 @@
+//! What a program is told from outside: variables and flags.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use micro_core::url::Span;
+use micro_core::{Error, Result};
+
+/// One setting: a variable, the flag of the same meaning, its default, and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Setting {
+    /// The variable: `MICRO_REGISTRY`.
+    pub variable: &'static str,
+    /// The flag: `--registry`.
+    pub flag: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+macro_rules! settings {
+    ($($variable:literal $flag:literal $default:literal $help:literal)*) => {
+        &[$(Setting { variable: $variable, flag: $flag, default: $default, help: $help }),*]
+    };
+}
+
+/// Every setting there is. A flag outweighs the variable, which outweighs the code.
+pub const SETTINGS: &[Setting] = settings! {
+    "MICRO_REGISTRY" "--registry" "mdns" "The registry's URL"
+    "MICRO_TRANSPORT" "--transport" "grpc" "The transport's URL"
+    "MICRO_SELECTOR" "--selector" "p2c" "The balancing strategy's URL: p2c, random, roundrobin, hash"
+    "MICRO_NAMESPACE" "--namespace" "" "Separates fleets: services of other namespaces are not seen"
+    "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, host:port or host:from-to"
+    "MICRO_SERVER_ADVERTISE" "--server-advertise" "" "The address that is registered, if it is not the one bound"
+    "MICRO_SERVER_ID" "--server-id" "<name>-<random>" "The node's id"
+    "MICRO_SERVER_VERSION" "--server-version" "latest" "The service's version"
+    "MICRO_SERVER_METADATA" "--server-metadata" "" "The node's metadata: key=value, separated by commas"
+    "MICRO_REGISTER_TTL" "--register-ttl" "30s" "How long a registration lives without a heartbeat"
+    "MICRO_REGISTER_INTERVAL" "--register-interval" "10s" "How often a registration is renewed"
+    "MICRO_STOP_TIMEOUT" "--stop-timeout" "10s" "How long a stop may take, from the signal to the end"
+    "MICRO_CLIENT_TIMEOUT" "--client-timeout" "30s" "The time of a call that brings no deadline"
+    "MICRO_CLIENT_RETRIES" "--client-retries" "2" "The most repetitions of a call that may be repeated"
+    "MICRO_CLIENT_WAIT" "--client-wait" "2s" "How long a call waits for a service that is not known yet"
+    "MICRO_LOG" "--log" "info" "What is logged: a level, or tracing's target=level list"
+};
+
+/// The settings of one program: what variables and flags said.
+///
+/// ```
+/// use micro::Settings;
+///
+/// let settings = Settings::from_pairs([("MICRO_REGISTRY", "memory")])?
+///     .with_args(["--namespace=dev", "--client-retries", "0"])?;
+/// assert_eq!(settings.get("MICRO_REGISTRY"), Some("memory"));
+/// assert_eq!(settings.get("MICRO_NAMESPACE"), Some("dev"));
+/// # Ok::<(), micro::Error>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Settings {
+    /// Nothing set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the process's variables say.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` if a `MICRO_…` variable is not UTF-8. One that micro does not know is
+    /// logged with the name it may have meant, for it may be the program's own.
+    pub fn from_env() -> Result<Self> {
+        let mut settings = Self::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("MICRO_")) else {
+                continue;
+            };
+            let known = SETTINGS.iter().find(|setting| setting.variable == name);
+            match known {
+                Some(setting) => {
+                    settings.set(setting.variable, text(name, value)?);
+                }
+                None if !is_foreign(name) => {
+                    let nearest = nearest(name, SETTINGS.iter().map(|setting| setting.variable));
+                    tracing::warn!(variable = name, "micro knows no such variable; did you mean {nearest}?");
+                }
+                None => {}
+            }
+        }
+        Ok(settings)
+    }
+
+    /// What these variables say, instead of the process's: for tests.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a name that micro does not know.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let mut settings = Self::new();
+        for (name, value) in pairs {
+            let known = SETTINGS.iter().find(|setting| setting.variable == name);
+            let setting = known.ok_or_else(|| unknown(name, SETTINGS.iter().map(|s| s.variable)))?;
+            settings.set(setting.variable, value.to_owned());
+        }
+        Ok(settings)
+    }
+
+    /// Adds what flags say; they outweigh variables. `--flag value` and `--flag=value` both do.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a flag that micro does not know or that lacks its value.
+    pub fn with_args<A: Into<OsString>>(
+        mut self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let mut args = args.into_iter().map(|arg| text("argument", arg.into()));
+        while let Some(arg) = args.next() {
+            let arg = arg?;
+            let (flag, value) = match arg.split_once('=') {
+                Some((flag, value)) => (flag, Some(value.to_owned())),
+                None => (&*arg, None),
+            };
+            let known = SETTINGS.iter().find(|setting| setting.flag == flag);
+            let setting = known.ok_or_else(|| unknown(flag, SETTINGS.iter().map(|s| s.flag)))?;
+            let value = match value {
+                Some(value) => value,
+                None => args.next().transpose()?.ok_or_else(|| {
+                    Error::invalid_argument("this flag needs a value").with_context("flag", flag)
+                })?,
+            };
+            self.set(setting.variable, value);
+        }
+        Ok(self)
+    }
+
+    fn set(&mut self, variable: &'static str, value: String) {
+        // An empty variable is how shells and manifests say "not set".
+        if value.is_empty() {
+            self.values.remove(variable);
+        } else {
+            self.values.insert(variable, value);
+        }
+    }
+
+    /// The value of a setting, by its variable's name.
+    #[must_use]
+    pub fn get(&self, variable: &str) -> Option<&str> {
+        self.values.get(variable).map(String::as_str)
+    }
+
+    /// The value of a setting, read as a `T`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument`, naming variable and flag, if it cannot be read.
+    pub fn parse<T: FromStr>(&self, variable: &str) -> Result<Option<T>>
+    where
+        T::Err: fmt::Display,
+    {
+        let Some(value) = self.get(variable) else {
+            return Ok(None);
+        };
+        match value.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(err) => {
+                let flag = SETTINGS.iter().find(|setting| setting.variable == variable);
+                Err(Error::invalid_argument(format!("{variable} cannot be read: {err}"))
+                    .with_context("value", value.escape_debug())
+                    .with_context("flag", flag.map_or("", |setting| setting.flag)))
+            }
+        }
+    }
+
+    pub(crate) fn duration(&self, variable: &str) -> Result<Option<Duration>> {
+        Ok(self.parse::<Span>(variable)?.map(|span| span.0))
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // URLs may hold passwords.
+        let shown = self.values.iter().map(|(name, value)| {
+            let value = micro_core::Url::parse(value)
+                .map_or_else(|_| value.clone(), |url| micro_core::url::redacted(&url));
+            (name, value)
+        });
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+fn text(name: &str, value: OsString) -> Result<String> {
+    value.into_string().map_err(|_| {
+        Error::invalid_argument("the value is not UTF-8").with_context("name", name)
+    })
+}
+
+/// Variables of our tools and tests.
+fn is_foreign(name: &str) -> bool {
+    ["MICRO_TEST_", "MICRO_SKIP_LOG", "MICRO_REQUIRED", "MICRO_BENCH_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
+    let nearest = nearest(name, known);
+    Error::invalid_argument(format!("micro knows no such setting; did you mean {nearest}?"))
+        .with_context("name", name.escape_debug())
+}
+
+/// The known name with the smallest edit distance.
+fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
+    known.min_by_key(|known| distance(name, known)).unwrap_or("")
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_outweigh_variables_and_bad_ones_are_refused() {
+        let settings = Settings::from_pairs([("MICRO_REGISTRY", "memory"), ("MICRO_LOG", "")])
+            .unwrap()
+            .with_args(["--registry", "mdns", "--client-timeout=250ms"])
+            .unwrap();
+        assert_eq!(settings.get("MICRO_REGISTRY"), Some("mdns"));
+        assert_eq!(settings.get("MICRO_LOG"), None);
+        assert_eq!(
+            settings.duration("MICRO_CLIENT_TIMEOUT").unwrap(),
+            Some(Duration::from_millis(250))
+        );
+        let err = Settings::new().with_args(["--registri=x"]).unwrap_err().to_string();
+        assert!(err.contains("did you mean --registry?"), "{err}");
+        assert!(Settings::new().with_args(["--registry"]).is_err());
+        let settings = Settings::from_pairs([("MICRO_CLIENT_RETRIES", "many")]).unwrap();
+        let err = settings.parse::<u32>("MICRO_CLIENT_RETRIES").unwrap_err().to_string();
+        assert!(err.contains("MICRO_CLIENT_RETRIES") && err.contains("--client-retries"), "{err}");
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_of_its_own_name() {
+        for setting in SETTINGS {
+            let flag = setting.variable["MICRO_".len()..].to_lowercase().replace('_', "-");
+            assert_eq!(setting.flag, format!("--{flag}"));
+        }
+    }
+}
