@@ -1,1 +1,133 @@
-//! The standard library for distributed systems: services, discovery, balancing and gRPC by name
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod backends;
+mod client;
+mod drivers;
+#[cfg(feature = "log")]
+mod log;
+mod service;
+mod settings;
+
+/// Moving over from go-micro: its interfaces, options, wrappers, flags and variables, and their
+/// names here.
+#[doc = include_str!("../docs/from-go-micro.md")]
+pub mod from_go_micro {}
+
+pub use self::client::Client;
+pub use self::drivers::{DriverSet, Interface, codecs, drivers};
+pub use self::service::{Running, Service};
+pub use self::settings::{SETTINGS, Setting, Settings};
+
+pub use micro_client::{CallOptions, ClientOptions, Discovery};
+pub use micro_codec_core::RawBytes;
+pub use micro_core::{
+    Clock, Context, Detail, Driver, Drivers, Env, Error, ErrorKind, Identity, Live, Metadata,
+    Result, Secret, StreamSender, Streaming, async_trait,
+};
+pub use micro_macros::{Message, service};
+pub use micro_server::{Contract, Reflection, Routes};
+pub use micro_transport_core::{
+    Body, Limits, Middleware, Next, Request, Response, Stop, TlsIdentity,
+};
+
+/// How messages become bytes.
+pub mod codec {
+    #[cfg(feature = "codec-cbor")]
+    #[doc(inline)]
+    pub use micro_codec_cbor as cbor;
+    #[doc(inline)]
+    pub use micro_codec_core::*;
+    #[cfg(feature = "codec-json")]
+    #[doc(inline)]
+    pub use micro_codec_json as json;
+    #[cfg(feature = "codec-msgpack")]
+    #[doc(inline)]
+    pub use micro_codec_msgpack as msgpack;
+    #[cfg(feature = "codec-proto")]
+    #[doc(inline)]
+    pub use micro_codec_proto as proto;
+}
+
+/// How calls travel.
+pub mod transport {
+    #[doc(inline)]
+    pub use micro_transport_core::*;
+    #[cfg(feature = "transport-grpc")]
+    #[doc(inline)]
+    pub use micro_transport_grpc as grpc;
+    #[cfg(feature = "transport-memory")]
+    #[doc(inline)]
+    pub use micro_transport_memory as memory;
+}
+
+/// Which nodes run a service.
+pub mod registry {
+    #[doc(inline)]
+    pub use micro_registry_core::*;
+    #[cfg(feature = "registry-mdns")]
+    #[doc(inline)]
+    pub use micro_registry_mdns as mdns;
+    #[cfg(feature = "registry-memory")]
+    #[doc(inline)]
+    pub use micro_registry_memory as memory;
+}
+
+/// Which node takes the next call.
+pub mod selector {
+    #[doc(inline)]
+    pub use micro_selector_core::*;
+    #[cfg(feature = "selector-hash")]
+    #[doc(inline)]
+    pub use micro_selector_hash as hash;
+    #[cfg(feature = "selector-p2c")]
+    #[doc(inline)]
+    pub use micro_selector_p2c as p2c;
+    #[cfg(feature = "selector-random")]
+    #[doc(inline)]
+    pub use micro_selector_random as random;
+    #[cfg(feature = "selector-roundrobin")]
+    #[doc(inline)]
+    pub use micro_selector_roundrobin as roundrobin;
+}
+
+/// Certificates from PEM, and TLS configuration.
+#[cfg(feature = "tls")]
+#[doc(inline)]
+pub use micro_tls as tls;
+/// Any tower `Layer` as middleware.
+#[cfg(feature = "tower")]
+#[doc(inline)]
+pub use micro_tower as tower;
+
+/// Includes what `micro-build` made of the `.proto` files of a package.
+///
+/// ```ignore
+/// pub mod greeter {
+///     micro::include_proto!("greeter.v1");
+/// }
+/// ```
+#[macro_export]
+macro_rules! include_proto {
+    ($package:tt) => {
+        include!(concat!(env!("OUT_DIR"), "/", $package, ".rs"));
+    };
+}
+
+/// What generated code names. Not for people: it changes with the macros.
+#[doc(hidden)]
+pub mod __v1 {
+    pub use bytes;
+    pub use micro_client::{Client, Method};
+    pub use micro_codec_core as codec;
+    pub use micro_codec_core::{Shape, shape};
+    #[cfg(feature = "codec-proto")]
+    pub use micro_codec_proto as proto;
+    pub use micro_core::{Context, Error, Result, Streaming};
+    pub use micro_macros::service;
+    pub use micro_server::{Contract, Routes};
+    pub use micro_transport_core::{ContractSpec, MethodKind, MethodSpec};
+    pub use serde;
+    #[cfg(feature = "proto-json")]
+    pub use {pbjson, pbjson_types};
+}

@@ -91,7 +91,10 @@ impl Settings {
                 }
                 None if !is_foreign(name) => {
                     let nearest = nearest(name, SETTINGS.iter().map(|setting| setting.variable));
-                    tracing::warn!(variable = name, "micro knows no such variable; did you mean {nearest}?");
+                    tracing::warn!(
+                        variable = name,
+                        "micro knows no such variable; did you mean {nearest}?"
+                    );
                 }
                 None => {}
             }
@@ -108,7 +111,8 @@ impl Settings {
         let mut settings = Self::new();
         for (name, value) in pairs {
             let known = SETTINGS.iter().find(|setting| setting.variable == name);
-            let setting = known.ok_or_else(|| unknown(name, SETTINGS.iter().map(|s| s.variable)))?;
+            let setting =
+                known.ok_or_else(|| unknown(name, SETTINGS.iter().map(|s| s.variable)))?;
             settings.set(setting.variable, value.to_owned());
         }
         Ok(settings)
@@ -174,9 +178,11 @@ impl Settings {
             Ok(value) => Ok(Some(value)),
             Err(err) => {
                 let flag = SETTINGS.iter().find(|setting| setting.variable == variable);
-                Err(Error::invalid_argument(format!("{variable} cannot be read: {err}"))
-                    .with_context("value", value.escape_debug())
-                    .with_context("flag", flag.map_or("", |setting| setting.flag)))
+                Err(
+                    Error::invalid_argument(format!("{variable} cannot be read: {err}"))
+                        .with_context("value", value.escape_debug())
+                        .with_context("flag", flag.map_or("", |setting| setting.flag)),
+                )
             }
         }
     }
@@ -199,27 +205,36 @@ impl fmt::Debug for Settings {
 }
 
 fn text(name: &str, value: OsString) -> Result<String> {
-    value.into_string().map_err(|_| {
-        Error::invalid_argument("the value is not UTF-8").with_context("name", name)
-    })
+    value
+        .into_string()
+        .map_err(|_| Error::invalid_argument("the value is not UTF-8").with_context("name", name))
 }
 
 /// Variables of our tools and tests.
 fn is_foreign(name: &str) -> bool {
-    ["MICRO_TEST_", "MICRO_SKIP_LOG", "MICRO_REQUIRED", "MICRO_BENCH_"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    [
+        "MICRO_TEST_",
+        "MICRO_SKIP_LOG",
+        "MICRO_REQUIRED",
+        "MICRO_BENCH_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
 }
 
 fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
     let nearest = nearest(name, known);
-    Error::invalid_argument(format!("micro knows no such setting; did you mean {nearest}?"))
-        .with_context("name", name.escape_debug())
+    Error::invalid_argument(format!(
+        "micro knows no such setting; did you mean {nearest}?"
+    ))
+    .with_context("name", name.escape_debug())
 }
 
 /// The known name with the smallest edit distance.
 fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> &'static str {
-    known.min_by_key(|known| distance(name, known)).unwrap_or("")
+    known
+        .min_by_key(|known| distance(name, known))
+        .unwrap_or("")
 }
 
 /// Levenshtein's edit distance.
@@ -254,18 +269,29 @@ mod tests {
             settings.duration("MICRO_CLIENT_TIMEOUT").unwrap(),
             Some(Duration::from_millis(250))
         );
-        let err = Settings::new().with_args(["--registri=x"]).unwrap_err().to_string();
+        let err = Settings::new()
+            .with_args(["--registri=x"])
+            .unwrap_err()
+            .to_string();
         assert!(err.contains("did you mean --registry?"), "{err}");
         assert!(Settings::new().with_args(["--registry"]).is_err());
         let settings = Settings::from_pairs([("MICRO_CLIENT_RETRIES", "many")]).unwrap();
-        let err = settings.parse::<u32>("MICRO_CLIENT_RETRIES").unwrap_err().to_string();
-        assert!(err.contains("MICRO_CLIENT_RETRIES") && err.contains("--client-retries"), "{err}");
+        let err = settings
+            .parse::<u32>("MICRO_CLIENT_RETRIES")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            err.contains("MICRO_CLIENT_RETRIES") && err.contains("--client-retries"),
+            "{err}"
+        );
     }
 
     #[test]
     fn every_setting_has_a_flag_of_its_own_name() {
         for setting in SETTINGS {
-            let flag = setting.variable["MICRO_".len()..].to_lowercase().replace('_', "-");
+            let flag = setting.variable["MICRO_".len()..]
+                .to_lowercase()
+                .replace('_', "-");
             assert_eq!(setting.flag, format!("--{flag}"));
         }
     }

@@ -1,0 +1,591 @@
+//! A service: a server and a client with their backends, from start to stop.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use micro_codec_core::{Codec, Codecs};
+use micro_core::{Env, Error, Live, Result};
+use micro_registry_core::Registry;
+use micro_selector_core::Selector;
+use micro_server::{Contract, Reflection, Routes, RunningServer, Server, ServerOptions};
+use micro_transport_core::{Limits, Middleware, TlsIdentity, Transport};
+
+use crate::backends::{Backends, Wishes};
+use crate::{Client, DriverSet, Settings};
+
+type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send>;
+
+/// A service. With nothing configured it listens on a free port of this machine, registers itself
+/// by multicast DNS, answers health and reflection, and drains cleanly on SIGTERM and ctrl-c.
+///
+/// ```no_run
+/// # #[micro::service] pub trait Greeter {
+/// #     async fn hello(&self, cx: &micro::Context, name: String) -> micro::Result<String>;
+/// # }
+/// # struct English;
+/// # impl Greeter for English {
+/// #     async fn hello(&self, _: &micro::Context, name: String) -> micro::Result<String> { Ok(name) }
+/// # }
+/// # #[tokio::main]
+/// # async fn main() -> micro::Result<()> {
+/// micro::Service::new("greeter").handle(GreeterServer::new(English)).run().await
+/// # }
+/// ```
+///
+/// What code says here is outweighed by the `MICRO_…` variables, and these by flags
+/// ([`from_args`](Self::from_args)): see [`SETTINGS`](crate::SETTINGS).
+pub struct Service {
+    name: String,
+    options: ServerOptions,
+    routes: Vec<Routes>,
+    wishes: Wishes,
+    settings: Option<Settings>,
+    args: Option<Vec<std::ffi::OsString>>,
+    drivers: Option<DriverSet>,
+    backends: OnceLock<Arc<Backends>>,
+    hooks: Hooks,
+}
+
+#[derive(Default)]
+struct Hooks {
+    before_start: Vec<Hook>,
+    after_start: Vec<Hook>,
+    before_stop: Vec<Hook>,
+    after_stop: Vec<Hook>,
+}
+
+macro_rules! hooks {
+    ($($(#[$doc:meta])* $name:ident)*) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name<F, Fut>(mut self, hook: F) -> Self
+            where
+                F: FnOnce() -> Fut + Send + 'static,
+                Fut: Future<Output = Result<()>> + Send + 'static,
+            {
+                self.hooks.$name.push(Box::new(move || Box::pin(hook())));
+                self
+            }
+        )*
+    };
+}
+
+impl Service {
+    /// A service of this name: letters, digits, `.`, `-` and `_`.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            wishes: Wishes {
+                name: Some(name.clone()),
+                ..Wishes::default()
+            },
+            name,
+            options: ServerOptions::default(),
+            routes: Vec::new(),
+            settings: None,
+            args: None,
+            drivers: None,
+            backends: OnceLock::new(),
+            hooks: Hooks::default(),
+        }
+    }
+
+    /// Answers a contract: `.handle(GreeterServer::new(English))`.
+    #[must_use]
+    pub fn handle(mut self, contract: impl Contract) -> Self {
+        self.routes.push(contract.routes());
+        self
+    }
+
+    /// Answers routes made by hand; see [`Routes::dynamic`].
+    #[must_use]
+    pub fn routes(mut self, routes: Routes) -> Self {
+        self.routes.push(routes);
+        self
+    }
+
+    /// Sets the version, `latest` by default.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.options.version = version.into();
+        self
+    }
+
+    /// Sets the node's id, `<name>-<random>` by default.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.options.id = Some(id.into());
+        self
+    }
+
+    /// Adds a fact to the node's metadata. Never secrets.
+    #[must_use]
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets where to listen: `host:port`, a port range `host:8000-8010`, or a host alone.
+    ///
+    /// Plaintext stays on this machine unless this opens it.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.options.address = Some(address.into());
+        self
+    }
+
+    /// Sets the address that is registered, if it is not the one bound.
+    #[must_use]
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.options.advertise = Some(address.into());
+        self
+    }
+
+    /// Sets how long a registration lives, and how often it is renewed.
+    #[must_use]
+    pub fn register(mut self, ttl: Duration, interval: Duration) -> Self {
+        self.options.register_ttl = ttl;
+        self.options.register_interval = interval;
+        self
+    }
+
+    /// Sets how long a stop may take in all: leaving discovery, and finishing the calls under way.
+    #[must_use]
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.options.stop_timeout = timeout;
+        self
+    }
+
+    /// Adds middleware around every call answered, inside of what was added before.
+    #[must_use]
+    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
+        self.options.middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Adds middleware around every call made, inside of what was added before.
+    #[must_use]
+    pub fn client_middleware(mut self, middleware: impl Middleware) -> Self {
+        self.wishes.client_middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Adds a codec, for calls answered and made.
+    #[must_use]
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        let codecs = self.wishes.codecs.take().unwrap_or_else(crate::codecs);
+        self.wishes.codecs = Some(codecs.with(codec));
+        self
+    }
+
+    /// Sets what a peer may cost, for calls answered and made.
+    #[must_use]
+    pub fn limits(mut self, limits: impl Into<Live<Limits>>) -> Self {
+        self.wishes.limits = limits.into();
+        self
+    }
+
+    /// Sets the certificate, its key, and whom to trust, for calls answered and made: TLS.
+    ///
+    /// The service then listens on every interface unless [`address`](Self::address) says otherwise.
+    #[must_use]
+    pub fn identity(mut self, identity: impl Into<Live<TlsIdentity>>) -> Self {
+        self.wishes.tls = Some(identity.into());
+        self
+    }
+
+    /// Sets who may ask which methods there are.
+    #[must_use]
+    pub fn reflection(mut self, reflection: Reflection) -> Self {
+        self.options.reflection = reflection;
+        self
+    }
+
+    /// Sets the namespace, which separates fleets.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.wishes.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Sets the registry by URL.
+    #[must_use]
+    pub fn registry_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.registry_url = Some(url.into());
+        self
+    }
+
+    /// Sets the registry.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Arc<dyn Registry>) -> Self {
+        self.wishes.registry = Some(registry);
+        self
+    }
+
+    /// Sets the transport by URL.
+    #[must_use]
+    pub fn transport_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.transport_url = Some(url.into());
+        self
+    }
+
+    /// Sets the transport.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.wishes.transport = Some(transport);
+        self
+    }
+
+    /// Sets the balancing strategy by URL.
+    #[must_use]
+    pub fn selector_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.selector_url = Some(url.into());
+        self
+    }
+
+    /// Sets the balancing strategy.
+    #[must_use]
+    pub fn with_selector(mut self, selector: Arc<dyn Selector>) -> Self {
+        self.wishes.selector = Some(selector);
+        self
+    }
+
+    /// Sets the drivers, after a stranger's were added: `micro::drivers().with(..)`.
+    #[must_use]
+    pub fn drivers(mut self, drivers: DriverSet) -> Self {
+        self.drivers = Some(drivers);
+        self
+    }
+
+    /// Sets clock, chance and what is open already.
+    #[must_use]
+    pub fn env(mut self, env: Env) -> Self {
+        self.wishes.env = env;
+        self
+    }
+
+    /// Sets the settings, instead of the process's variables.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = Some(settings);
+        self
+    }
+
+    /// Reads the program's arguments as flags; they outweigh the variables. Without this call
+    /// nothing is read behind the program's back.
+    #[must_use]
+    pub fn from_args(self) -> Self {
+        self.args(std::env::args_os().skip(1))
+    }
+
+    /// Reads these flags; they outweigh the variables.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<std::ffi::OsString>>) -> Self {
+        self.args = Some(args.into_iter().map(Into::into).collect());
+        self
+    }
+
+    hooks! {
+        /// Runs before the service listens; an error ends the start.
+        before_start
+        /// Runs once the service listens and is registered; an error stops it again.
+        after_start
+        /// Runs when the service is told to stop, before it leaves discovery.
+        before_stop
+        /// Runs when the last call has ended.
+        after_stop
+    }
+
+    /// A client with this service's backends and name: for calls to other services.
+    ///
+    /// The backends are opened now if they are not yet; settings made on the service afterwards do
+    /// not change them.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a setting that cannot be read, and whatever opening a backend says.
+    pub async fn client(&self) -> Result<Client> {
+        self.backends()?.client().await
+    }
+
+    /// The registry of this service, opened now if it is not yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`client`](Self::client).
+    pub async fn registry(&self) -> Result<Arc<dyn Registry>> {
+        self.backends()?.registry().await
+    }
+
+    fn backends(&self) -> Result<Arc<Backends>> {
+        if let Some(backends) = self.backends.get() {
+            return Ok(Arc::clone(backends));
+        }
+        let mut settings = match &self.settings {
+            Some(settings) => settings.clone(),
+            None => Settings::from_env()?,
+        };
+        if let Some(args) = &self.args {
+            settings = settings.with_args(args.clone())?;
+        }
+        let drivers = self.drivers.clone().unwrap_or_else(crate::drivers);
+        let backends = Backends::new(settings, drivers, self.wishes.clone());
+        Ok(Arc::clone(self.backends.get_or_init(|| backends)))
+    }
+
+    /// Starts the service and returns a handle with its address.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `before_start`, a setting, opening a backend or listening fails with. A registry
+    /// that is away does not end the start: the service registers once it is back.
+    pub async fn start(self) -> Result<Running> {
+        let backends = self.backends()?;
+        for hook in self.hooks.before_start {
+            hook().await?;
+        }
+        let options = server_options(self.options, &backends)?;
+        let registry = backends.registry().await?;
+        let transport = backends.transport().await?;
+        let mut server = Server::new(&self.name).options(options);
+        for routes in self.routes {
+            server = server.handle(routes);
+        }
+        let server = server
+            .start(Arc::clone(&registry), Arc::clone(&transport))
+            .await?;
+        let server = Arc::new(server);
+        tracing::info!(
+            service = self.name,
+            node = server.id(),
+            address = server.address(),
+            registry = registry.backend(),
+            transport = transport.backend(),
+            namespace = backends.namespace(),
+            tls = backends.wishes.tls.is_some(),
+            auth = false,
+            "started"
+        );
+        let running = Running {
+            server,
+            backends,
+            before_stop: self.hooks.before_stop,
+            after_stop: self.hooks.after_stop,
+        };
+        for hook in self.hooks.after_start {
+            if let Err(err) = hook().await {
+                running.stop().await?;
+                return Err(err);
+            }
+        }
+        Ok(running)
+    }
+
+    /// Runs the service until SIGTERM or ctrl-c, then stops it: out of discovery, then the calls
+    /// under way are finished. A second signal ends it at once.
+    ///
+    /// Installs a readable log if the program has none (feature `log`, variable `MICRO_LOG`).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and what a hook of the stop fails with.
+    pub async fn run(self) -> Result<()> {
+        #[cfg(feature = "log")]
+        crate::log::install(self.backends()?.settings.get("MICRO_LOG"));
+        // Before the start: a signal that comes while starting is not lost.
+        let mut signals = Signals::new()?;
+        let running = tokio::select! {
+            running = self.start() => running?,
+            () = signals.next() => return Ok(()),
+        };
+        tokio::select! {
+            () = signals.next() => {}
+            ended = running.server.wait() => return ended.map(drop),
+        }
+        tracing::info!("stopping");
+        let server = Arc::clone(&running.server);
+        tokio::select! {
+            stopped = running.stop() => stopped,
+            () = signals.next() => {
+                tracing::warn!("a second signal: stopping at once");
+                server.stop_now().await.map(drop)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("name", &self.name)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Flags and variables outweigh what code said.
+fn server_options(mut options: ServerOptions, backends: &Backends) -> Result<ServerOptions> {
+    let settings = &backends.settings;
+    let wishes = &backends.wishes;
+    options.tls.clone_from(&wishes.tls);
+    options.limits = wishes.limits.clone();
+    options.codecs = wishes.codecs.clone().unwrap_or_else(crate::codecs);
+    options.clock = Arc::clone(wishes.env.clock());
+    options.random = Arc::clone(wishes.env.random());
+    if let Some(address) = settings.get("MICRO_SERVER_ADDRESS") {
+        options.address = Some(address.to_owned());
+    }
+    if let Some(advertise) = settings.get("MICRO_SERVER_ADVERTISE") {
+        options.advertise = Some(advertise.to_owned());
+    }
+    if let Some(id) = settings.get("MICRO_SERVER_ID") {
+        options.id = Some(id.to_owned());
+    }
+    if let Some(version) = settings.get("MICRO_SERVER_VERSION") {
+        version.clone_into(&mut options.version);
+    }
+    for pair in settings
+        .get("MICRO_SERVER_METADATA")
+        .into_iter()
+        .flat_map(|all| all.split(','))
+    {
+        let (name, value) = pair.split_once('=').ok_or_else(|| {
+            Error::invalid_argument("MICRO_SERVER_METADATA is key=value, separated by commas")
+                .with_context("pair", pair.escape_debug())
+        })?;
+        options
+            .metadata
+            .insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    if let Some(ttl) = settings.duration("MICRO_REGISTER_TTL")? {
+        options.register_ttl = ttl;
+    }
+    if let Some(interval) = settings.duration("MICRO_REGISTER_INTERVAL")? {
+        options.register_interval = interval;
+    }
+    if let Some(timeout) = settings.duration("MICRO_STOP_TIMEOUT")? {
+        options.stop_timeout = timeout;
+    }
+    Ok(options)
+}
+
+/// A service that was started.
+///
+/// Dropping it ends it at once: use [`stop`](Self::stop).
+pub struct Running {
+    server: Arc<RunningServer>,
+    backends: Arc<Backends>,
+    before_stop: Vec<Hook>,
+    after_stop: Vec<Hook>,
+}
+
+impl Running {
+    /// The address bound: `127.0.0.1:41233`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.server.address()
+    }
+
+    /// The node's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.server.id()
+    }
+
+    /// Whether the registry has the node.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.server.is_registered()
+    }
+
+    /// A client with this service's backends and name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::client`].
+    pub async fn client(&self) -> Result<Client> {
+        self.backends.client().await
+    }
+
+    /// The registry of this service.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::client`].
+    pub async fn registry(&self) -> Result<Arc<dyn Registry>> {
+        self.backends.registry().await
+    }
+
+    /// Stops the service: out of discovery, then the calls under way are finished, within the stop
+    /// timeout.
+    ///
+    /// # Errors
+    ///
+    /// What a hook fails with; the service is stopped all the same.
+    pub async fn stop(self) -> Result<()> {
+        let mut outcome = Ok(());
+        for hook in self.before_stop {
+            outcome = outcome.and(hook().await);
+        }
+        outcome = outcome.and(self.server.stop().await.map(drop));
+        for hook in self.after_stop {
+            outcome = outcome.and(hook().await);
+        }
+        tracing::info!("stopped");
+        outcome
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// SIGTERM and ctrl-c.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "the same signature as on Unix")]
+    fn new() -> Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Without a console there is no signal to wait for.
+            std::future::pending::<()>().await;
+        }
+    }
+}
