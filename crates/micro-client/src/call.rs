@@ -23,7 +23,6 @@ macro_rules! how {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) => $with:ident;)*) => {
         $(
             $(#[$doc])*
-            #[must_use]
             pub fn $name(mut self, $($arg: $type),*) -> Self {
                 self.how.options = self.how.options.$with($($arg),*);
                 self
@@ -54,7 +53,6 @@ macro_rules! setters {
         }
 
         /// Only nodes for which `filter` returns true.
-        #[must_use]
         pub fn filter(mut self, filter: impl Fn(&Node) -> bool + Send + Sync + 'static) -> Self {
             self.how.options = self
                 .how
@@ -64,7 +62,6 @@ macro_rules! setters {
         }
 
         /// Adds a pair to what is sent with the call; a bad one fails it.
-        #[must_use]
         pub fn metadata(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
             if let Err(err) = self.how.metadata.insert(name, value) {
                 self.how.bad = Some(err);

@@ -50,7 +50,8 @@ pub(crate) struct Inner {
     /// Read on every call, replaced when a new service is called.
     entries: ArcSwap<HashMap<Arc<str>, Arc<ServiceEntry>>>,
     adding: Mutex<()>,
-    from_service: Option<Bytes>,
+    /// What is sent with every call.
+    from_service: Metadata,
 }
 
 /// The most services and addresses that a client keeps in mind.
@@ -72,7 +73,7 @@ impl Client {
                 .with_random(Arc::clone(&options.random)),
         );
         let budget = Budget::new(options.clock.now());
-        let from_service = options.name.clone().map(Bytes::from);
+        let from_service = from_service(options.name.as_deref());
         let options = Arc::new(options);
         Self {
             inner: Arc::new(Inner {
@@ -130,7 +131,6 @@ impl Client {
     /// A call without a generated type, of messages that serde knows.
     ///
     /// `endpoint` is `Contract.Method`, or a full path `/package.Contract/Method`.
-    #[must_use]
     pub fn call<Q, R>(&self, service: &str, endpoint: &str, message: Q) -> Call<Q, R>
     where
         Q: Serialize + Send + Sync + 'static,
@@ -140,7 +140,6 @@ impl Client {
     }
 
     /// A call without any type: encoded bytes of the given content type, in and out.
-    #[must_use]
     pub fn call_raw(
         &self,
         service: &str,
@@ -290,11 +289,8 @@ impl Inner {
     }
 
     fn metadata(&self, cx: &Context) -> Result<Metadata> {
-        let outgoing = cx.outgoing();
-        if cx.trace().is_none() && self.from_service.is_none() {
-            return Ok(outgoing.clone());
-        }
-        let mut metadata = outgoing.clone();
+        let mut metadata = self.from_service.clone();
+        metadata.extend(cx.outgoing())?;
         if let Some(trace) = cx.trace()
             && !metadata.contains(TraceContext::HEADER)
         {
@@ -304,11 +300,17 @@ impl Inner {
                 Bytes::copy_from_slice(&trace),
             )?;
         }
-        if let Some(name) = &self.from_service {
-            metadata.append_bytes(Bytes::from_static(b"micro-from-service"), name.clone())?;
-        }
         Ok(metadata)
     }
+}
+
+/// A name that cannot travel is left out: the service's own start has refused it.
+fn from_service(name: Option<&str>) -> Metadata {
+    let mut metadata = Metadata::new();
+    if let Some(name) = name {
+        let _ = metadata.insert("micro-from-service", name);
+    }
+    metadata
 }
 
 impl fmt::Debug for Client {

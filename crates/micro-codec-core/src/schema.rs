@@ -148,7 +148,7 @@ pub enum FieldKind {
     /// Another message. It is a function, for messages may contain themselves.
     Message(fn() -> Schema),
     /// A map; the key is a scalar.
-    Map(Box<FieldKind>, Box<FieldKind>),
+    Map(Box<Self>, Box<Self>),
 }
 
 /// An enumeration derived from a Rust type.

@@ -156,12 +156,14 @@ pub struct LiveChanges<T> {
     seen: u64,
 }
 
-impl<T> LiveChanges<T> {
+impl<T: Send + Sync> LiveChanges<T> {
     /// Waits for the next change. Dropping the future loses nothing.
     pub async fn changed(&mut self) -> Arc<T> {
         std::future::poll_fn(|cx| self.poll_changed(cx)).await
     }
+}
 
+impl<T> LiveChanges<T> {
     fn poll_changed(&mut self, cx: &mut TaskContext<'_>) -> Poll<Arc<T>> {
         let mut waiting = self
             .shared

@@ -1,6 +1,7 @@
 //! The small key-value pairs that travel with a call or a message.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -12,6 +13,7 @@ use crate::{Error, Result};
 /// under names that end in `-bin`, which hold any bytes (gRPC over HTTP/2, "Custom-Metadata").
 /// A name may have several values. Equality ignores the order of names.
 /// Size is bounded: [`MAX_ENTRIES`](Self::MAX_ENTRIES) and [`MAX_BYTES`](Self::MAX_BYTES).
+/// Cloning is cheap: clones share their pairs until one of them changes.
 ///
 /// ```
 /// use micro_core::Metadata;
@@ -24,7 +26,8 @@ use crate::{Error, Result};
 /// ```
 #[derive(Clone, Default)]
 pub struct Metadata {
-    entries: Vec<(Bytes, Bytes)>,
+    /// `None` for no pairs: an empty set allocates nothing.
+    entries: Option<Arc<Vec<(Bytes, Bytes)>>>,
     size: usize,
 }
 
@@ -42,7 +45,7 @@ impl Metadata {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            entries: Vec::new(),
+            entries: None,
             size: 0,
         }
     }
@@ -51,9 +54,17 @@ impl Metadata {
     #[must_use]
     pub fn with_capacity(n: usize) -> Self {
         Self {
-            entries: Vec::with_capacity(n.min(Self::MAX_ENTRIES)),
+            entries: (n > 0).then(|| Arc::new(Vec::with_capacity(n.min(Self::MAX_ENTRIES)))),
             size: 0,
         }
+    }
+
+    fn pairs(&self) -> &[(Bytes, Bytes)] {
+        self.entries.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    fn change(&mut self) -> &mut Vec<(Bytes, Bytes)> {
+        Arc::make_mut(self.entries.get_or_insert_default())
     }
 
     /// Sets `name` to one value, dropping those it had.
@@ -67,15 +78,16 @@ impl Metadata {
         let value = Bytes::copy_from_slice(value.as_ref());
         check_value(&name, &value)?;
         let size = self
-            .entries
+            .pairs()
             .iter()
             .filter(|(known, _)| *known == name)
             .fold(self.size, |size, (name, value)| {
                 size - name.len() - value.len() - Self::OVERHEAD
             });
         let size = check_size(size, &name, &value)?;
-        self.entries.retain(|(known, _)| *known != name);
-        self.entries.push((name, value));
+        let entries = self.change();
+        entries.retain(|(known, _)| *known != name);
+        entries.push((name, value));
         self.size = size;
         Ok(())
     }
@@ -104,12 +116,12 @@ impl Metadata {
 
     fn push(&mut self, name: Bytes, value: Bytes) -> Result<()> {
         check_value(&name, &value)?;
-        if self.entries.len() >= Self::MAX_ENTRIES {
+        if self.len() >= Self::MAX_ENTRIES {
             return Err(Error::resource_exhausted("too many metadata entries")
                 .with_context("limit", Self::MAX_ENTRIES));
         }
         self.size = check_size(self.size, &name, &value)?;
-        self.entries.push((name, value));
+        self.change().push((name, value));
         Ok(())
     }
 
@@ -123,7 +135,7 @@ impl Metadata {
     /// The first value of `name`, as bytes.
     #[must_use]
     pub fn get_bytes(&self, name: &str) -> Option<&Bytes> {
-        self.entries
+        self.pairs()
             .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
@@ -131,7 +143,7 @@ impl Metadata {
 
     /// Every value of `name`, in the order added.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
-        self.entries
+        self.pairs()
             .iter()
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
@@ -145,16 +157,19 @@ impl Metadata {
 
     /// Drops every value of `name`; says whether there was one.
     pub fn remove(&mut self, name: &str) -> bool {
-        let before = self.entries.len();
-        let size = &mut self.size;
-        self.entries.retain(|(known, value)| {
+        if !self.contains(name) {
+            return false;
+        }
+        let mut removed = 0;
+        self.change().retain(|(known, value)| {
             let keep = !known.eq_ignore_ascii_case(name.as_bytes());
             if !keep {
-                *size -= known.len() + value.len() + Self::OVERHEAD;
+                removed += known.len() + value.len() + Self::OVERHEAD;
             }
             keep
         });
-        self.entries.len() < before
+        self.size -= removed;
+        true
     }
 
     /// Adds every pair of `other`.
@@ -163,7 +178,12 @@ impl Metadata {
     ///
     /// `ResourceExhausted` beyond the bounds; pairs before the one too many stay.
     pub fn extend(&mut self, other: &Self) -> Result<()> {
-        for (name, value) in &other.entries {
+        if self.is_empty() {
+            self.clone_from(other);
+            return Ok(());
+        }
+        self.change().reserve(other.len());
+        for (name, value) in other.pairs() {
             self.push(name.clone(), value.clone())?;
         }
         Ok(())
@@ -171,7 +191,7 @@ impl Metadata {
 
     /// Every pair: name in lower case, value as bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        self.entries.iter().map(|(name, value)| {
+        self.pairs().iter().map(|(name, value)| {
             (
                 std::str::from_utf8(name).expect("names are checked to be ASCII"),
                 value,
@@ -181,19 +201,19 @@ impl Metadata {
 
     /// Every pair as shared bytes: for transports.
     pub fn iter_bytes(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
-        self.entries.iter().map(|(name, value)| (name, value))
+        self.pairs().iter().map(|(name, value)| (name, value))
     }
 
     /// How many pairs there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.pairs().len()
     }
 
     /// Whether there is no pair.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.pairs().is_empty()
     }
 
     /// The size in bytes as HTTP/2 counts it: names, values and 32 per pair.

@@ -155,7 +155,7 @@ pub struct Value {
     pub kind: String,
     /// The fields.
     #[serde(deserialize_with = "nullable")]
-    pub values: Vec<Value>,
+    pub values: Vec<Self>,
 }
 
 impl Value {

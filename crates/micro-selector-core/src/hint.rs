@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use crate::Entry;
+use crate::{Dice, Entry};
 
 /// What is known of the call that a node is picked for.
 #[derive(Clone, Copy)]
@@ -32,6 +32,12 @@ impl<'a> PickHint<'a> {
             tried: &[],
             filter: None,
         }
+    }
+
+    /// Random numbers for this pick, from [`random`](Self::random).
+    #[must_use]
+    pub fn dice(&self) -> Dice {
+        Dice::new(self.random)
     }
 
     /// Sets [`random`](Self::random).

@@ -10,12 +10,14 @@
 //! `micro-conformance`. Ask [`Nodes::candidates`] which nodes may be taken: it knows readiness,
 //! ejection, filters, and what was tried already.
 
+mod dice;
 mod hint;
 mod nodes;
 mod pick;
 mod selector;
 mod state;
 
+pub use self::dice::Dice;
 pub use self::hint::PickHint;
 pub use self::nodes::{Entry, Nodes};
 pub use self::pick::{Outcome, Pick};

@@ -12,6 +12,7 @@ pub struct Entry {
     node: Arc<Node>,
     version: Arc<str>,
     weight: u32,
+    hash: u64,
     state: Arc<NodeState>,
 }
 
@@ -19,8 +20,10 @@ impl Entry {
     /// A node of which nothing is known yet.
     #[must_use]
     pub fn new(node: impl Into<Arc<Node>>, version: impl Into<Arc<str>>) -> Self {
+        let node = node.into();
         Self {
-            node: node.into(),
+            hash: hash(node.id.as_bytes()),
+            node,
             version: version.into(),
             weight: 100,
             state: Arc::default(),
@@ -35,6 +38,9 @@ impl Entry {
     }
 
     /// Sets the weight, 100 by default; a node of weight 200 takes twice the calls.
+    ///
+    /// A node of weight 0 takes none while there is another: it comes after failed ones, and before
+    /// those that were tried.
     #[must_use]
     pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = weight;
@@ -59,6 +65,13 @@ impl Entry {
         self.weight
     }
 
+    /// A number that is the node's in every process: the hash of its id, for strategies that keep
+    /// a key to a node.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn state(&self) -> &Arc<NodeState> {
@@ -66,11 +79,25 @@ impl Entry {
     }
 }
 
+/// FNV-1a with the finalizer of `MurmurHash3`: short ids that differ in one digit are spread, and
+/// no seed makes processes disagree.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
 /// The nodes of a service at one moment: an immutable set.
 ///
 /// It derefs to a slice of [`Entry`], and is cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Nodes(Arc<[Entry]>);
+pub struct Nodes {
+    entries: Arc<[Entry]>,
+    max_weight: u32,
+}
 
 impl Nodes {
     /// The nodes that may be taken, by index.
@@ -92,15 +119,23 @@ impl Nodes {
         (0..self.len()).filter(move |index| best.is_some() && self.rank(*index, hint) == best)
     }
 
-    /// Whether a node is of the first choice: ready, not ejected, allowed and not tried yet.
+    /// Whether a node is of the first choice: ready, not ejected, of some weight, allowed and not
+    /// tried yet.
     #[must_use]
     pub fn is_preferred(&self, index: usize, hint: &PickHint<'_>) -> bool {
         self.rank(index, hint) == Some(0)
     }
 
+    /// The largest weight in the set, 0 if it is empty: for strategies that draw a node and keep
+    /// it with a likelihood of its weight by this.
+    #[must_use]
+    pub fn max_weight(&self) -> u32 {
+        self.max_weight
+    }
+
     /// How good a choice a node is, 0 being the best; `None` if it may not be taken at all.
     fn rank(&self, index: usize, hint: &PickHint<'_>) -> Option<u8> {
-        let entry = self.0.get(index)?;
+        let entry = self.entries.get(index)?;
         if hint.filter.is_some_and(|filter| !filter(entry)) {
             return None;
         }
@@ -111,8 +146,9 @@ impl Nodes {
             Readiness::Failed => 3,
         };
         let ejected = if state.is_ejected(hint.now) { 2 } else { 0 };
-        let tried = if hint.tried.contains(&index) { 8 } else { 0 };
-        Some(ready + ejected + tried)
+        let unwanted = if entry.weight == 0 { 6 } else { 0 };
+        let tried = if hint.tried.contains(&index) { 16 } else { 0 };
+        Some(ready + ejected + unwanted + tried)
     }
 
     /// Takes a node: it has one more call in flight until the pick is told the outcome.
@@ -120,7 +156,6 @@ impl Nodes {
     /// # Panics
     ///
     /// If there is no such node.
-    #[must_use]
     pub fn pick(&self, index: usize) -> Pick {
         Pick::new(index, Arc::clone(self[index].state()))
     }
@@ -138,13 +173,18 @@ impl Deref for Nodes {
     type Target = [Entry];
 
     fn deref(&self) -> &[Entry] {
-        &self.0
+        &self.entries
     }
 }
 
 impl FromIterator<Entry> for Nodes {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        let entries: Arc<[Entry]> = entries.into_iter().collect();
+        let max_weight = entries.iter().map(Entry::weight).max().unwrap_or(0);
+        Self {
+            entries,
+            max_weight,
+        }
     }
 }
 
@@ -215,5 +255,46 @@ mod tests {
         );
         let later = start + Duration::from_secs(6);
         assert_eq!(nodes.candidates(&PickHint::new(later)).count(), 2);
+    }
+
+    #[test]
+    fn a_node_without_weight_waits_until_all_others_failed() {
+        let nodes: Nodes = (0..3)
+            .map(|i| Entry::new(Node::new(i.to_string(), format!("10.0.0.{i}:1")), "v1"))
+            .map(|entry| {
+                let weight = if entry.node().id == "0" { 0 } else { 100 };
+                entry.with_weight(weight)
+            })
+            .collect();
+        let start = now();
+        nodes[0].state().set_readiness(Readiness::Ready);
+        nodes[1].state().set_readiness(Readiness::Failed);
+        nodes[1].state().eject(start, Duration::from_secs(5));
+        nodes[2].state().set_readiness(Readiness::Ready);
+        let candidates = |tried: &[usize]| {
+            let hint = PickHint::new(start).with_tried(tried);
+            nodes.candidates(&hint).collect::<Vec<_>>()
+        };
+        assert_eq!(candidates(&[]), [2]);
+        assert_eq!(
+            candidates(&[2]),
+            [1],
+            "failed and ejected, and still before it"
+        );
+        assert_eq!(candidates(&[2, 1]), [0]);
+        assert!(!nodes.is_preferred(0, &PickHint::new(start)));
+        assert_eq!(
+            (nodes.max_weight(), Nodes::default().max_weight()),
+            (100, 0)
+        );
+    }
+
+    #[test]
+    fn the_hash_is_the_same_in_every_process() {
+        let of = |id: &str| Entry::new(Node::new(id, "h:1"), "v1").hash();
+        // Pinned: a change would move every key of a running fleet.
+        assert_eq!(of(""), 0xefd0_1f60_ba99_2926);
+        assert_eq!(of("greeter-1"), of("greeter-1"));
+        assert_ne!(of("greeter-1"), of("greeter-2"));
     }
 }

@@ -37,6 +37,7 @@ pub struct NodeState {
     /// Failures in a row.
     failures: AtomicU32,
     picks: AtomicU64,
+    turn: AtomicU64,
     /// The beginning of this node's time: the first instant that it was asked about.
     epoch: OnceLock<Instant>,
 }
@@ -104,6 +105,27 @@ impl NodeState {
         let updated = self.updated.load(Ordering::Relaxed);
         let idle = self.since_epoch(now).saturating_sub(updated);
         cost * decay(idle)
+    }
+
+    /// How long ago the last call ended; `None` before the first one has.
+    #[must_use]
+    pub fn idle(&self, now: Instant) -> Option<Duration> {
+        let updated = self.updated.load(Ordering::Relaxed);
+        (updated > 0).then(|| Duration::from_nanos(self.since_epoch(now).saturating_sub(updated)))
+    }
+
+    /// Where the node stands in a rotation, by the measure of the selector that rotates: for
+    /// selectors, which see many services and can keep nothing per node themselves.
+    #[must_use]
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Moves the node on in its rotation; false if another pick was faster.
+    pub fn take_turn(&self, seen: u64, next: u64) -> bool {
+        self.turn
+            .compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Ejects the node for a time: others are preferred until then.
