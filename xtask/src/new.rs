@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use self::templates::{TEMPLATES, Template};
+use self::templates::{Files, TEMPLATES, Template};
 use crate::failure::{Failure, OrFail as _, Result};
 use crate::{process, suite, toml, workspace};
 
@@ -161,6 +161,49 @@ impl Names {
     }
 }
 
+/// Every text of a backend, by its path in the crate.
+fn texts(template: &Template, names: &Names, root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let model = match template.files {
+        Files::Texts(files) => {
+            let filled = files
+                .iter()
+                .map(|(path, text)| (path.into(), names.fill(text)));
+            return Ok(filled.collect());
+        }
+        Files::Like(model) => Names::new(template.interface, model)?,
+    };
+    let folder = root.join("crates").join(&model.package);
+    let mut texts = Vec::new();
+    read_crate(&folder, &folder, &mut texts)?;
+    texts.sort();
+    for (_, text) in &mut texts {
+        // The longer names first: they contain the shorter ones.
+        *text = text
+            .replace(&model.package, &names.package)
+            .replace(&model.lib, &names.lib)
+            .replace(&model.ty, &names.ty)
+            .replace(&model.backend, &names.backend);
+    }
+    Ok(texts)
+}
+
+fn read_crate(base: &Path, folder: &Path, texts: &mut Vec<(PathBuf, String)>) -> Result<()> {
+    for entry in fs::read_dir(folder).or_fail(folder.display())? {
+        let path = entry.or_fail(folder.display())?.path();
+        let name = workspace::folder_name(&path);
+        if path.is_dir() && name != "target" {
+            read_crate(base, &path, texts)?;
+        } else if [".rs", ".md", ".toml"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
+            let text = fs::read_to_string(&path).or_fail(path.display())?;
+            texts.push((path.strip_prefix(base).unwrap_or(&path).to_path_buf(), text));
+        }
+    }
+    Ok(())
+}
+
 fn capitalized(word: &str) -> String {
     let mut chars = word.chars();
     chars
@@ -187,9 +230,8 @@ fn write(
         )));
     }
     let mut written = Vec::new();
-    for (path, text) in template.files {
-        let mut text = names.fill(text);
-        if *path == "Cargo.toml" && home == Home::Outside {
+    for (path, mut text) in texts(template, names, root)? {
+        if path == Path::new("Cargo.toml") && home == Home::Outside {
             text = manifest::standing_alone(
                 &text,
                 &toml::read(&root.join("Cargo.toml"))?,
@@ -274,7 +316,9 @@ mod tests {
                 let names = Names::new(template.interface, "my-own").expect("a name");
                 let written =
                     write(template, &names, &workspace::root(), &dir, home).expect("it writes");
-                assert_eq!(written.len(), template.files.len());
+                if let Files::Texts(files) = template.files {
+                    assert_eq!(written.len(), files.len());
+                }
                 for path in &written {
                     let text = fs::read_to_string(path).expect("a text");
                     assert!(!text.contains("{{"), "{}: {text}", path.display());

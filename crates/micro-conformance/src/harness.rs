@@ -32,7 +32,10 @@ where
             Trial::test(case.name, move || {
                 let backend = open().map_err(Failed::from)?;
                 // A task of its own: a case that panics fails alone, with its message.
-                let run = runtime().spawn(tokio::time::timeout(CASE_TIMEOUT, (case.run)(backend)));
+                // Within it, for the timer belongs to the runtime.
+                let run = runtime().spawn(async move {
+                    tokio::time::timeout(CASE_TIMEOUT, (case.run)(backend)).await
+                });
                 match runtime().block_on(run) {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(Failed::from(format!(

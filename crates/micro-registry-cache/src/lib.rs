@@ -1,1 +1,13 @@
-//! The resolver of micro: a snapshot per service, fed by watch and refreshed by TTL
+#![doc = include_str!("../README.md")]
+
+mod options;
+mod resolved;
+mod resolver;
+mod snapshot;
+mod table;
+mod worker;
+
+pub use self::options::ResolverOptions;
+pub use self::resolved::Resolved;
+pub use self::resolver::Resolver;
+pub use self::snapshot::{Freshness, Snapshot};

@@ -113,9 +113,13 @@ impl Nodes {
         &'a self,
         hint: &'a PickHint<'a>,
     ) -> impl Iterator<Item = usize> + Clone + 'a {
-        let best = (0..self.len())
-            .filter_map(|index| self.rank(index, hint))
-            .min();
+        let mut best = None;
+        for rank in (0..self.len()).filter_map(|index| self.rank(index, hint)) {
+            best = Some(best.map_or(rank, |best: u8| best.min(rank)));
+            if best == Some(0) {
+                break;
+            }
+        }
         (0..self.len()).filter(move |index| best.is_some() && self.rank(*index, hint) == best)
     }
 

@@ -90,4 +90,38 @@ mod tests {
         Pick::new(0, Arc::clone(&state)).finish(Outcome::Failure(Duration::from_secs(5)), start);
         assert_eq!(state.failures(), 1);
     }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs a beginning of time"
+    )]
+    fn after_a_silence_one_call_outweighs_what_was_known() {
+        let state = Arc::new(NodeState::default());
+        let start = Instant::now();
+        let call = |ms, at| {
+            Pick::new(0, Arc::clone(&state))
+                .finish(Outcome::Success(Duration::from_millis(ms)), at);
+        };
+        let ms = |at| state.latency(at).unwrap().as_millis();
+        assert!(
+            !state.is_stale(start),
+            "nothing is known, so nothing is old"
+        );
+        call(2000, start);
+        let soon = start + Duration::from_secs(1);
+        assert!(!state.is_stale(soon));
+        call(2, soon);
+        assert!(ms(soon) > 1500);
+        let late = soon + Duration::from_secs(3);
+        assert!(state.is_stale(late));
+        call(2, late);
+        assert!(ms(late) < 200);
+        call(3000, late + Duration::from_secs(30));
+        assert_eq!(
+            ms(late + Duration::from_secs(30)),
+            3000,
+            "a peak counts at once"
+        );
+    }
 }

@@ -46,6 +46,12 @@ impl NodeState {
     /// How quickly old latencies are forgotten: they weigh 1/e after this time.
     const DECAY: Duration = Duration::from_secs(10);
 
+    /// After this time without a call, what is known is old.
+    const STALE: Duration = Duration::from_secs(3);
+
+    /// What is left of an old average beside a new sample.
+    const STALE_KEEP: f64 = 0.1;
+
     fn since_epoch(&self, at: Instant) -> u64 {
         let epoch = *self.epoch.get_or_init(|| at);
         let nanos = at.saturating_duration_since(epoch).as_nanos();
@@ -107,11 +113,13 @@ impl NodeState {
         cost * decay(idle)
     }
 
-    /// How long ago the last call ended; `None` before the first one has.
+    /// Whether what is known of the latency is old: there was a call, and none has ended for three
+    /// seconds. The next success then outweighs all that came before it, so a selector that tries
+    /// such a node now and then learns soon that it got faster.
     #[must_use]
-    pub fn idle(&self, now: Instant) -> Option<Duration> {
+    pub fn is_stale(&self, now: Instant) -> bool {
         let updated = self.updated.load(Ordering::Relaxed);
-        (updated > 0).then(|| Duration::from_nanos(self.since_epoch(now).saturating_sub(updated)))
+        updated > 0 && is_stale(self.since_epoch(now).saturating_sub(updated))
     }
 
     /// Where the node stands in a rotation, by the measure of the selector that rotates: for
@@ -188,11 +196,22 @@ impl NodeState {
         let new = if old == 0.0 || sample > old {
             sample
         } else {
-            let keep = decay(at.saturating_sub(before));
+            let idle = at.saturating_sub(before);
+            // By time alone, a node that was a thousand times slower once would be left alone for
+            // a minute, and trying it would teach nothing.
+            let keep = if is_stale(idle) {
+                decay(idle).min(Self::STALE_KEEP)
+            } else {
+                decay(idle)
+            };
             old * keep + sample * (1.0 - keep)
         };
         self.latency.store(new.to_bits(), Ordering::Relaxed);
     }
+}
+
+fn is_stale(nanos: u64) -> bool {
+    u128::from(nanos) >= NodeState::STALE.as_nanos()
 }
 
 fn decay(nanos: u64) -> f64 {

@@ -114,9 +114,25 @@ macro_rules! include_proto {
     };
 }
 
+#[cfg(feature = "proto-json")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __proto_json {
+    ($($item:tt)*) => { $($item)* };
+}
+
+// Without the feature the messages of `micro-build` compile all the same, and speak protobuf only.
+#[cfg(not(feature = "proto-json"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __proto_json {
+    ($($item:tt)*) => {};
+}
+
 /// What generated code names. Not for people: it changes with the macros.
 #[doc(hidden)]
 pub mod __v1 {
+    pub use crate::__proto_json as proto_json;
     pub use bytes;
     pub use micro_client::{Client, Method};
     pub use micro_codec_core as codec;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use micro_codec_core::{Codec, Codecs};
+use micro_codec_core::Codec;
 use micro_core::{Env, Error, Live, Result};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;

@@ -240,7 +240,13 @@ async fn versions_labels_and_addresses_choose_nodes() {
         let change = |service: micro::Service| service.version(version).metadata("zone", zone);
         running.push(fleet.start_with("probe", id, change).await);
     }
-    let client = fleet.client().await;
+    // Each node in turn: the default would stay with the quickest.
+    let client = fleet
+        .service("tester")
+        .selector_url("random")
+        .client()
+        .await
+        .unwrap();
     let nodes = async |options: CallOptions| {
         let probe = ProbeClient::new(client.with_options(options), "probe");
         let mut nodes = HashSet::new();

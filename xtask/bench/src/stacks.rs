@@ -4,6 +4,8 @@ mod hyper;
 mod mux;
 mod tonic;
 
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,12 +22,29 @@ pub(crate) trait Echo: 'static {
 
     type Client: Client;
 
-    /// Serves in the background of this runtime. Returns one word by which a client finds the
-    /// server.
-    fn serve() -> impl Future<Output = Result<String>> + Send;
+    /// Serves in the background of this runtime.
+    fn serve() -> impl Future<Output = Result<Serving>> + Send;
 
     /// Connects to the server of that word, and returns when a call would go out at once.
     fn connect(target: &str) -> impl Future<Output = Result<Self::Client>> + Send;
+}
+
+/// A server that is running.
+pub(crate) struct Serving {
+    /// One word by which a client finds it.
+    target: String,
+    /// Run when it is no longer needed, and holding what must live until then.
+    end: Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+}
+
+impl Serving {
+    /// At an address, with nothing to do at the end.
+    fn at(address: SocketAddr) -> Self {
+        Self {
+            target: address.to_string(),
+            end: Box::pin(async { Ok(()) }),
+        }
+    }
 }
 
 /// A connected client. Each caller has its own clone; all clones share their connections.
@@ -104,7 +123,11 @@ pub(crate) fn load(stack: &str, target: &str, threads: usize) -> Result<()> {
 
 fn serve_echo<E: Echo>(threads: usize) -> Result<()> {
     process::live(Side::Server, threads, async {
-        process::tell(E::serve().await.map(|target| format!("target={target}")))?;
+        let serving = match E::serve().await {
+            Ok(serving) => serving,
+            Err(error) => return process::tell(Err(error)),
+        };
+        process::tell(Ok(format!("target={}", serving.target)))?;
         let mut commands = process::commands();
         while let Some(command) = commands.recv().await {
             process::tell(match command.as_str() {
@@ -112,7 +135,7 @@ fn serve_echo<E: Echo>(threads: usize) -> Result<()> {
                 other => Err(format!("a server does not know {other:?}").into()),
             })?;
         }
-        Ok(())
+        serving.end.await
     })
 }
 

@@ -67,7 +67,9 @@ pub(super) fn crate_docs(house: &House, out: &mut Violations) {
         let shown = has_example(docs.map_while(|line| line.strip_prefix("//!")))
             || (lib.text.starts_with(README_IS_DOCS) && has_example(readme.lines()));
         if !shown {
-            out.push(format!("{at}: its docs have no code example"));
+            out.push(format!(
+                "{at}: its docs have no code example that is compiled (`ignore` is not: nobody sees it rot)"
+            ));
         }
     }
 }

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::Result;
-use crate::stacks::{Client, Echo, METADATA};
+use crate::stacks::{Client, Echo, METADATA, Serving};
 
 /// hyper on its own.
 pub(crate) struct Hyper;
@@ -24,7 +24,7 @@ impl Echo for Hyper {
 
     type Client = Sender;
 
-    async fn serve() -> Result<String> {
+    async fn serve() -> Result<Serving> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         tokio::spawn(async move {
@@ -32,7 +32,7 @@ impl Echo for Hyper {
                 tokio::spawn(serve(stream));
             }
         });
-        Ok(address.to_string())
+        Ok(Serving::at(address))
     }
 
     async fn connect(target: &str) -> Result<Sender> {

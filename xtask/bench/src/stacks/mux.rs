@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::io::poll_read_buf;
 
 use crate::Result;
-use crate::stacks::{Client, Echo};
+use crate::stacks::{Client, Echo, Serving};
 
 /// Before each payload: its length, then the id, both as big-endian `u32`.
 const HEAD: usize = 8;
@@ -35,7 +35,7 @@ impl Echo for Mux {
 
     type Client = Connection;
 
-    async fn serve() -> Result<String> {
+    async fn serve() -> Result<Serving> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         tokio::spawn(async move {
@@ -43,7 +43,7 @@ impl Echo for Mux {
                 tokio::spawn(echo(stream));
             }
         });
-        Ok(address.to_string())
+        Ok(Serving::at(address))
     }
 
     async fn connect(target: &str) -> Result<Connection> {

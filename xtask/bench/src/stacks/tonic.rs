@@ -24,7 +24,7 @@ use self::generated::EchoMessage;
 use self::generated::echo_client::EchoClient;
 use self::generated::echo_server::{Echo as EchoContract, EchoServer};
 use crate::Result;
-use crate::stacks::{Client, Echo, METADATA, TIMEOUT};
+use crate::stacks::{Client, Echo, METADATA, Serving, TIMEOUT};
 
 /// tonic with so many channels, each a connection of its own.
 pub(crate) struct Tonic<const CHANNELS: usize>;
@@ -39,14 +39,14 @@ impl<const CHANNELS: usize> Echo for Tonic<CHANNELS> {
 
     type Client = Clients<CHANNELS>;
 
-    async fn serve() -> Result<String> {
+    async fn serve() -> Result<Serving> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let server = Server::builder()
             .add_service(EchoServer::new(Service))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         tokio::spawn(server);
-        Ok(address.to_string())
+        Ok(Serving::at(address))
     }
 
     async fn connect(target: &str) -> Result<Clients<CHANNELS>> {

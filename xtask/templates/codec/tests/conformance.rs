@@ -6,5 +6,5 @@ use std::sync::Arc;
 use {{lib}}::{{Type}}Codec;
 
 fn main() -> ExitCode {
-    micro_conformance::codec::run(Arc::new({{Type}}Codec))
+    micro_conformance::codec::run(|| Arc::new({{Type}}Codec))
 }

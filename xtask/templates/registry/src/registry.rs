@@ -79,6 +79,9 @@ impl Registry for {{Type}}Registry {
     }
 
     async fn watch(&self, opts: WatchOptions) -> Result<EventStream> {
+        if let Some(name) = &opts.service {
+            check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
+        }
         // Subscribed before this call returns: no change after it is missed.
         let start = (self.directory.events.subscribe(), opts.service);
         Ok(Box::pin(stream::unfold(Some(start), async |state| {

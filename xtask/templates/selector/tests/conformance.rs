@@ -6,5 +6,5 @@ use std::sync::Arc;
 use {{lib}}::{{Type}}Selector;
 
 fn main() -> ExitCode {
-    micro_conformance::selector::run(async || Ok(Arc::new({{Type}}Selector::default()) as _))
+    micro_conformance::selector::run(|| Arc::new({{Type}}Selector::default()))
 }

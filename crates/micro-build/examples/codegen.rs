@@ -1,0 +1,88 @@
+//! Generates the committed code of the workspace from `proto/`.
+//!
+//! `cargo run -p micro-build --example codegen [-- --check]`; with `--check` it writes nothing and
+//! fails if anything would change.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::{env, fs};
+
+use micro_build::Builder;
+
+/// Where the code goes, below the top of the workspace.
+const SERVER: &str = "crates/micro-server/src/generated";
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let check = match env::args().nth(1).as_deref() {
+        None => false,
+        Some("--check") => true,
+        Some(other) => return Err(format!("unknown argument {other:?}").into()),
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .ok_or("this crate is not in a workspace")?;
+    let folder = root.join(SERVER);
+    let mut stale = Vec::new();
+    for (name, code) in server(&root.join("proto"))? {
+        let path = folder.join(name);
+        let code = format(&code)?;
+        if fs::read_to_string(&path).is_ok_and(|old| old == code) {
+            continue;
+        }
+        if !check {
+            fs::create_dir_all(&folder)?;
+            fs::write(&path, code)?;
+        }
+        stale.push(path);
+    }
+    for path in &stale {
+        let path = path.strip_prefix(root).unwrap_or(path).display();
+        writeln!(
+            std::io::stderr(),
+            "{} {path}",
+            if check { "out of date:" } else { "written:" }
+        )?;
+    }
+    Ok(match check && !stale.is_empty() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+/// What the server answers by itself. It has its own `__v1`, and routes written by hand.
+fn server(protos: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+    let builder = Builder::new().crate_path("crate").messages_only(true);
+    // `curl` asks for health in JSON; reflection is a stream, which no `curl` can ask for.
+    let mut out = builder.generate(&[protos.join("grpc/health/v1/health.proto")], &[protos])?;
+    out.extend(builder.json(false).generate(
+        &[
+            protos.join("grpc/reflection/v1/reflection.proto"),
+            protos.join("grpc/reflection/v1alpha/reflection.proto"),
+        ],
+        &[protos],
+    )?);
+    Ok(out)
+}
+
+/// As `cargo fmt` would have it.
+fn format(code: &str) -> Result<String, Box<dyn Error>> {
+    let mut rustfmt = Command::new("rustfmt")
+        .args(["--edition", "2024"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    rustfmt
+        .stdin
+        .take()
+        .ok_or("rustfmt has no input")?
+        .write_all(code.as_bytes())?;
+    let output = rustfmt.wait_with_output()?;
+    if !output.status.success() {
+        return Err("rustfmt failed".into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,123 @@
+//! Proto3's JSON, through serde.
+
+use std::collections::BTreeMap;
+
+use proc_macro2::{Group, Spacing, TokenStream, TokenTree};
+
+use crate::Error;
+use crate::builder::Builder;
+use crate::descriptors::Descriptors;
+
+/// The impls of serde's traits, by package.
+pub(crate) fn impls(
+    builder: &Builder,
+    descriptors: &Descriptors,
+) -> Result<BTreeMap<String, syn::File>, Error> {
+    let mut generator = pbjson_build::Builder::new();
+    // A message in protobuf may have fields that its reader does not know yet; so may this.
+    generator.ignore_unknown_fields();
+    for (proto, rust) in builder.externs(descriptors) {
+        generator.extern_path(&proto, rust);
+        generator.exclude([proto]);
+    }
+    let mut packages = Vec::new();
+    for file in &descriptors.files {
+        packages.push(format!(".{}", file.descriptor.package()));
+        generator.register_file_descriptor(file.descriptor.clone());
+    }
+    // Without a package all types match.
+    let packages: Vec<&str> = packages
+        .iter()
+        .map(|name| name.trim_end_matches('.'))
+        .collect();
+    let written = generator
+        .generate(&packages, |_| Ok(Vec::new()))
+        .map_err(|err| Error::new(format!("JSON: {err}")))?;
+    written
+        .into_iter()
+        .map(|(package, code)| {
+            let package = package.to_string();
+            let code = parse(&code, &builder.v1())
+                .map_err(|err| Error::not_rust(&format!("JSON of {package}"), err))?;
+            Ok((package, code))
+        })
+        .collect()
+}
+
+fn parse(code: &[u8], v1: &str) -> syn::Result<syn::File> {
+    let code = String::from_utf8_lossy(code);
+    let v1: TokenStream = v1.parse()?;
+    syn::parse2(reroute(code.parse()?, &v1))
+}
+
+/// Lets paths that begin with a crate's name begin where the facade has that crate.
+fn reroute(tokens: TokenStream, v1: &TokenStream) -> TokenStream {
+    let mut out = TokenStream::new();
+    let mut tokens = tokens.into_iter().peekable();
+    // Whether `::` has just been seen, or its first half.
+    let (mut behind, mut half) = (false, false);
+    while let Some(token) = tokens.next() {
+        let (was_behind, was_half) = (behind, half);
+        (behind, half) = (false, false);
+        let token = match token {
+            TokenTree::Ident(ident) => {
+                let leads = tokens.peek().is_some_and(is_half);
+                if leads && !was_behind && (ident == "serde" || ident == "pbjson") {
+                    out.extend(v1.clone());
+                    out.extend(quote::quote!(::));
+                }
+                TokenTree::Ident(ident)
+            }
+            TokenTree::Group(group) => {
+                let inner = reroute(group.stream(), v1);
+                TokenTree::Group(Group::new(group.delimiter(), inner))
+            }
+            TokenTree::Punct(punct) => {
+                behind = was_half && punct.as_char() == ':';
+                let token = TokenTree::Punct(punct);
+                half = !behind && is_half(&token);
+                token
+            }
+            literal @ TokenTree::Literal(_) => literal,
+        };
+        out.extend([token]);
+    }
+    out
+}
+
+/// Whether this is the first colon of `::`.
+fn is_half(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Punct(punct)
+        if punct.as_char() == ':' && punct.spacing() == Spacing::Joint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_that_lead_to_a_crate_are_rerouted() {
+        let code = b"
+            use serde::ser::SerializeStruct;
+            impl serde::Serialize for A {
+                fn f(&self) {
+                    let serde: u8 = pbjson::private::X { serde: 1 };
+                    crate::serde::x(format!(\"{}\", serde::Y));
+                    <Z as serde::W>::pbjson::V;
+                }
+            }
+        ";
+        let wanted: syn::File = syn::parse_quote! {
+            use ::m::__v1::serde::ser::SerializeStruct;
+            impl ::m::__v1::serde::Serialize for A {
+                fn f(&self) {
+                    let serde: u8 = ::m::__v1::pbjson::private::X { serde: 1 };
+                    crate::serde::x(format!("{}", ::m::__v1::serde::Y));
+                    <Z as ::m::__v1::serde::W>::pbjson::V;
+                }
+            }
+        };
+        let out = parse(code, "::m::__v1").unwrap();
+        assert_eq!(prettyplease::unparse(&out), prettyplease::unparse(&wanted));
+    }
+}

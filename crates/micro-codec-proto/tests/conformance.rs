@@ -1,0 +1,10 @@
+//! The suite that every codec passes.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use micro_codec_proto::Proto;
+
+fn main() -> ExitCode {
+    micro_conformance::codec::run(|| Arc::new(Proto))
+}

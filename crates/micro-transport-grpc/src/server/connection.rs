@@ -1,0 +1,377 @@
+//! An HTTP/2 connection of a listener: one task drives it and polls its calls in place.
+//!
+//! Requests that came together are taken together, their handlers polled one after the other, and
+//! the answers that are ready leave in one write. A call that waits stays here as a slot.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::task::AtomicWaker;
+use futures_util::StreamExt as _;
+use h2::server::{Connection, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::Request;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep};
+
+use super::Conn;
+use super::call::Call;
+use super::control::{Command, Control};
+use super::paths::Paths;
+use crate::io::{Io, Tap};
+use crate::time::far;
+
+/// How many requests are taken before their handlers run.
+const BATCH: usize = 64;
+/// How often the loop turns before other tasks get their turn.
+const TURNS: usize = 32;
+
+/// Wakes the connection's task, except while it is running: it looks again by itself then.
+///
+/// Without it each answer handed to h2 would schedule the task once more.
+#[derive(Debug, Default)]
+struct Turn {
+    state: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Turn {
+    const IDLE: u8 = 0;
+    const RUNNING: u8 = 1;
+    const AGAIN: u8 = 2;
+
+    fn begin(&self, cx: &TaskContext<'_>) {
+        self.task.register(cx.waker());
+        self.state.store(Self::RUNNING, Ordering::SeqCst);
+    }
+
+    /// Whether somebody woke since the last look.
+    fn again(&self) -> bool {
+        self.state.swap(Self::RUNNING, Ordering::SeqCst) == Self::AGAIN
+    }
+
+    /// Ends the run; says whether somebody woke just before.
+    fn end(&self) -> bool {
+        self.state.swap(Self::IDLE, Ordering::SeqCst) == Self::AGAIN
+    }
+}
+
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let running = self
+            .state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
+                (state != Self::IDLE).then_some(Self::AGAIN)
+            });
+        if running.is_err() {
+            self.task.wake();
+        }
+    }
+}
+
+/// Drives one connection to its end.
+pub(crate) struct Driver {
+    h2: Connection<Io, Bytes>,
+    tap: Arc<Tap>,
+    conn: Arc<Conn>,
+    control: Arc<Control>,
+    turn: Arc<Turn>,
+    waker: Waker,
+    fresh: Vec<(Request<RecvStream>, SendResponse<Bytes>)>,
+    paths: Paths,
+    calls: FuturesUnordered<Call>,
+    /// Calls whose handlers compute for long; dropping the set ends them.
+    tasks: JoinSet<()>,
+    draining: bool,
+    closing: bool,
+    ping: Option<PingPong>,
+    pinged: Option<Instant>,
+    /// A header block that has begun: after how many frames it was seen first, and when.
+    partial: Option<(u32, Instant)>,
+    idle_since: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    limits: Times,
+}
+
+/// What is read once per connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) header: std::time::Duration,
+    pub(crate) idle: std::time::Duration,
+    pub(crate) keepalive: std::time::Duration,
+    pub(crate) keepalive_timeout: std::time::Duration,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        mut h2: Connection<Io, Bytes>,
+        tap: Arc<Tap>,
+        conn: Arc<Conn>,
+        control: Arc<Control>,
+        limits: Times,
+    ) -> Self {
+        let turn = Arc::new(Turn::default());
+        let now = Instant::now();
+        let first = limits.keepalive.min(limits.idle);
+        Self {
+            ping: h2.ping_pong(),
+            h2,
+            tap,
+            conn,
+            control,
+            waker: Waker::from(Arc::clone(&turn)),
+            turn,
+            fresh: Vec::new(),
+            paths: Paths::default(),
+            calls: FuturesUnordered::new(),
+            tasks: JoinSet::new(),
+            draining: false,
+            closing: false,
+            pinged: None,
+            partial: None,
+            idle_since: Some(now),
+            timer: Box::pin(tokio::time::sleep_until(far(now, first))),
+            limits,
+        }
+    }
+
+    fn active(&self) -> usize {
+        self.calls.len() + self.tasks.len()
+    }
+
+    /// Takes requests that have come; `Ready` if the connection is over.
+    fn poll_accept(&mut self) -> Poll<()> {
+        let cx = &mut TaskContext::from_waker(&self.waker);
+        while self.fresh.len() < BATCH {
+            match self.h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok(request))) => self.fresh.push(request),
+                Poll::Ready(Some(Err(err))) => {
+                    tracing::debug!(peer = %self.conn.peer.address, %err, "the connection failed");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // There may be more: they are taken after these.
+        self.waker.wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Begins the calls that were taken, in their order.
+    fn begin_calls(&mut self) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        let cx = &mut TaskContext::from_waker(&self.waker);
+        let now = self.conn.clock.now();
+        let mut fresh = std::mem::take(&mut self.fresh);
+        for (request, respond) in fresh.drain(..) {
+            let path = self.paths.get(request.uri().path());
+            let Some(call) = Call::begin(&self.conn, path, request, respond, now, cx) else {
+                continue;
+            };
+            if call.is_slow() {
+                self.tasks.spawn(call);
+            } else {
+                self.calls.push(call);
+            }
+        }
+        self.fresh = fresh;
+    }
+
+    /// Polls the calls that were woken; says whether any ended.
+    fn poll_calls(&mut self) -> bool {
+        let cx = &mut TaskContext::from_waker(&self.waker);
+        let mut ended = false;
+        while !self.calls.is_empty() && self.calls.poll_next_unpin(cx).is_ready() {
+            ended = true;
+        }
+        while !self.tasks.is_empty() {
+            match self.tasks.poll_join_next(cx) {
+                Poll::Ready(Some(_)) => ended = true,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        ended
+    }
+
+    /// Follows what the listener says; `Ready` if the connection is to close at once.
+    fn obey(&mut self) -> Poll<()> {
+        match self.control.command() {
+            Command::Run => {}
+            Command::Drain => {
+                if !self.draining {
+                    self.draining = true;
+                    self.h2.graceful_shutdown();
+                }
+            }
+            // One that is idle may go; one that has calls again by now stays.
+            Command::Evict => {
+                if self.active() == 0 && !self.closing {
+                    self.shut(Reason::NO_ERROR);
+                }
+            }
+            Command::Close => return Poll::Ready(()),
+        }
+        Poll::Pending
+    }
+
+    /// Notes when the last call ended and whether a header block hangs.
+    fn note(&mut self) {
+        let active = self.active();
+        self.control.set_active(active);
+        match (active, self.idle_since) {
+            (0, None) => {
+                let now = Instant::now();
+                self.idle_since = Some(now);
+                self.control.set_idle();
+            }
+            (0, Some(_)) => {}
+            (_, Some(_)) => self.idle_since = None,
+            (_, None) => {}
+        }
+        match (self.tap.partial(), self.partial) {
+            (None, None) => {}
+            (None, Some(_)) => self.partial = None,
+            (Some(frames), Some((seen, _))) if frames == seen => {}
+            (Some(frames), _) => {
+                let now = Instant::now();
+                self.partial = Some((frames, now));
+                let at = far(now, self.limits.header);
+                if at < self.timer.deadline() {
+                    self.timer.as_mut().reset(at);
+                }
+            }
+        }
+    }
+
+    /// Looks at the time: hanging headers, silence, idleness. Returns when to look again, or why
+    /// the connection is to close.
+    fn check(&mut self) -> Result<Instant, Reason> {
+        let now = Instant::now();
+        let limits = &self.limits;
+        let mut next = far(now, limits.keepalive.min(limits.idle));
+        if let Some((_, since)) = self.partial {
+            let at = far(since, limits.header);
+            if at <= now {
+                tracing::debug!(peer = %self.conn.peer.address, "a header block took too long");
+                return Err(Reason::ENHANCE_YOUR_CALM);
+            }
+            next = next.min(at);
+        }
+        if let Some(since) = self.idle_since {
+            let at = far(since, limits.idle);
+            if at <= now {
+                return Err(Reason::NO_ERROR);
+            }
+            return Ok(next.min(at));
+        }
+        if let Some(pinged) = self.pinged {
+            let at = far(pinged, limits.keepalive_timeout);
+            if at <= now {
+                tracing::debug!(peer = %self.conn.peer.address, "the peer does not answer");
+                return Err(Reason::NO_ERROR);
+            }
+            return Ok(next.min(at));
+        }
+        let at = far(self.tap.last_read(), limits.keepalive);
+        if at > now {
+            return Ok(next.min(at));
+        }
+        if let Some(ping) = &mut self.ping
+            && ping.send_ping(Ping::opaque()).is_ok()
+        {
+            self.pinged = Some(now);
+            next = next.min(far(now, limits.keepalive_timeout));
+        }
+        Ok(next)
+    }
+
+    fn poll_timer(&mut self) {
+        let cx = &mut TaskContext::from_waker(&self.waker);
+        if self.pinged.is_some()
+            && let Some(ping) = &mut self.ping
+            && ping.poll_pong(cx).is_ready()
+        {
+            self.pinged = None;
+        }
+        while self
+            .timer
+            .as_mut()
+            .poll(&mut TaskContext::from_waker(&self.waker))
+            .is_ready()
+        {
+            if self.closing {
+                // The peer does not even take the reason.
+                self.control.set(Command::Close);
+                return;
+            }
+            match self.check() {
+                Ok(next) => self.timer.as_mut().reset(next),
+                Err(reason) => self.shut(reason),
+            }
+        }
+    }
+
+    /// Says why, and closes as soon as that is written.
+    fn shut(&mut self, reason: Reason) {
+        self.closing = true;
+        self.h2.abrupt_shutdown(reason);
+        let patience = far(Instant::now(), self.limits.keepalive_timeout);
+        self.timer.as_mut().reset(patience);
+        self.waker.wake_by_ref();
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.turn.begin(cx);
+        this.control.register(&this.waker);
+        for _ in 0..TURNS {
+            if this.obey().is_ready() || this.poll_accept().is_ready() {
+                return Poll::Ready(());
+            }
+            if this.tap.is_flooded() && !this.closing {
+                tracing::debug!(peer = %this.conn.peer.address, "too many frames without work");
+                this.shut(Reason::ENHANCE_YOUR_CALM);
+                continue;
+            }
+            this.begin_calls();
+            this.poll_calls();
+            this.poll_timer();
+            this.note();
+            // Whatever was answered has woken h2's task, which is this one: write it.
+            if !this.turn.again() {
+                break;
+            }
+            if !tokio::task::coop::has_budget_remaining() {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if this.turn.end() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+/// Whatever calls are left lose their connection: h2 first tells their streams.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+        self.calls.clear();
+    }
+}
