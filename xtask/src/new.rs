@@ -37,23 +37,32 @@ pub(crate) fn command(args: &[String]) -> Result<u8> {
 
 /// Writes a backend of every interface outside the checkout and runs its tests there, as a stranger would.
 pub(crate) fn smoke() -> Result<bool> {
-    let root = workspace::root();
     let parent = env::temp_dir().join(format!("micro-new-{}", std::process::id()));
-    let mut green = true;
+    let mut bad = Vec::new();
     for template in TEMPLATES {
         let names = Names::new(template.interface, "sample")?;
-        let folder = parent.join(&names.package);
-        format(&write(template, &names, &root, &folder, Home::Outside)?);
-        // The versions that the workspace has: nothing is fetched or compiled twice.
-        let lock = folder.join("Cargo.lock");
-        fs::copy(root.join("Cargo.lock"), &lock).or_fail(lock.display())?;
-        let mut clippy = suite::outside(&folder, "clippy");
-        clippy.args(["--all-targets", "--", "-D", "warnings"]);
-        green &= process::run(&mut clippy)?.success();
-        green &= process::run(&mut suite::outside(&folder, "test"))?.success();
+        if !passes(template, &names, &parent.join(&names.package))? {
+            bad.push(template.interface);
+        }
     }
     let _ = fs::remove_dir_all(&parent);
-    Ok(green)
+    if !bad.is_empty() {
+        println!("templates whose backend fails: {}", bad.join(", "));
+    }
+    Ok(bad.is_empty())
+}
+
+/// Whether a backend as written by its template has no warning and passes its tests.
+fn passes(template: &Template, names: &Names, folder: &Path) -> Result<bool> {
+    let root = workspace::root();
+    format(&write(template, names, &root, folder, Home::Outside)?);
+    // The versions that the workspace has: nothing is fetched or compiled twice.
+    let lock = folder.join("Cargo.lock");
+    fs::copy(root.join("Cargo.lock"), &lock).or_fail(lock.display())?;
+    let mut clippy = suite::outside(folder, "clippy");
+    clippy.args(["--all-targets", "--", "-D", "warnings"]);
+    let clean = process::run(&mut clippy)?.success();
+    Ok(process::run(&mut suite::outside(folder, "test"))?.success() && clean)
 }
 
 /// The command line.

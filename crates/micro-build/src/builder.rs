@@ -141,6 +141,15 @@ impl Builder {
     fn code(&self, descriptors: &Descriptors) -> Result<BTreeMap<String, String>, Error> {
         let v1 = messages::path(&self.v1())
             .map_err(|err| Error::new(format!("crate_path {:?}: {err}", self.krate)))?;
+        if let Some((proto, _)) = self
+            .extern_paths
+            .iter()
+            .find(|(proto, _)| !proto.starts_with('.'))
+        {
+            return Err(Error::new(format!(
+                "extern_path {proto:?}: a name in protobuf begins with a dot here"
+            )));
+        }
         let mut serde = if self.json {
             json::impls(self, descriptors)?
         } else {
@@ -253,11 +262,22 @@ impl Builder {
                 .files
                 .iter()
                 .any(|file| file.asked_for && file.descriptor.package() == &WELL_KNOWN[1..]);
-        if !others {
-            out.push((
-                WELL_KNOWN.to_owned(),
-                format!("{}::pbjson_types", self.v1()),
-            ));
+        if others {
+            return out;
+        }
+        // Each by itself: prost would take the `__` off the path of a whole package.
+        for file in &descriptors.files {
+            if file.descriptor.package() != &WELL_KNOWN[1..] {
+                continue;
+            }
+            let messages = file.descriptor.message_type.iter().map(|it| it.name());
+            let enums = file.descriptor.enum_type.iter().map(|it| it.name());
+            for name in messages.chain(enums) {
+                out.push((
+                    format!("{WELL_KNOWN}.{name}"),
+                    format!("{}::{WELL_KNOWN_PATH}::{name}", self.v1()),
+                ));
+            }
         }
         out
     }
@@ -265,6 +285,8 @@ impl Builder {
 
 /// The package of the well-known types.
 const WELL_KNOWN: &str = ".google.protobuf";
+/// Where its messages are, below `__v1`.
+const WELL_KNOWN_PATH: &str = "pbjson_types";
 
 impl Default for Builder {
     fn default() -> Self {

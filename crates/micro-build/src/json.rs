@@ -20,18 +20,18 @@ pub(crate) fn impls(
         generator.extern_path(&proto, rust);
         generator.exclude([proto]);
     }
-    let mut packages = Vec::new();
     for file in &descriptors.files {
-        packages.push(format!(".{}", file.descriptor.package()));
+        // The generator below would panic: it finds no type without one.
+        if file.descriptor.package().is_empty() {
+            return Err(Error::new(format!(
+                "{} has no package: JSON needs one, such as `package greeter.v1;`",
+                file.descriptor.name()
+            )));
+        }
         generator.register_file_descriptor(file.descriptor.clone());
     }
-    // Without a package all types match.
-    let packages: Vec<&str> = packages
-        .iter()
-        .map(|name| name.trim_end_matches('.'))
-        .collect();
     let written = generator
-        .generate(&packages, |_| Ok(Vec::new()))
+        .generate(&["."], |_| Ok(Vec::new()))
         .map_err(|err| Error::new(format!("JSON: {err}")))?;
     written
         .into_iter()

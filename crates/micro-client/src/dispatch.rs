@@ -91,7 +91,13 @@ impl<'a> Dispatch<'a> {
                     self.entry.known(self.client, cx, discovery).await?;
                     continue;
                 }
-                Picked::AllTried => break,
+                Picked::AllTried if unreachable.is_some() => break,
+                Picked::AllTried => {
+                    // An earlier attempt tried them all: time has passed since.
+                    let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                    tried.1.clear();
+                    continue;
+                }
             };
             match within(cx, pool.get()).await {
                 Ok(taken) => return Ok((pick, taken)),

@@ -137,6 +137,7 @@ where
             a_handler_is_cancelled_and_dropped_when_the_caller_leaves,
             a_streaming_handler_stops_when_its_reader_leaves,
             a_failing_request_stream_ends_the_call,
+            half_a_request_stream_is_never_taken_for_a_whole_one,
             a_thousand_cancelled_calls_leave_nothing_under_way,
             a_slow_reader_holds_its_producer_back,
             a_slow_handler_holds_its_caller_back,
@@ -145,6 +146,7 @@ where
             many_callers_call_at_once,
             two_listeners_do_not_mix,
             a_taken_address_is_refused,
+            an_address_is_free_again_after_its_listener,
             nobody_listening_is_unavailable_and_unprocessed,
             what_is_no_address_is_refused,
             a_drain_finishes_calls_and_refuses_new_ones,
@@ -179,6 +181,9 @@ struct Service {
     cancelled: AtomicUsize,
     /// Messages that `Flood` has made.
     produced: AtomicUsize,
+    /// How `Detached` saw its requests end: well, and not.
+    whole: AtomicUsize,
+    half: AtomicUsize,
     /// Lets `Gate` go.
     gate: OnceLock<Semaphore>,
 }
@@ -330,6 +335,18 @@ impl Service {
                 let mut requests = messages(request.body);
                 let _first = requests.next().await;
                 let _rest = requests;
+                pending().await
+            }
+            "Detached" => {
+                // Nothing stops a handler from reading in a task that outlives the call.
+                let (service, requests) = (Arc::clone(&alive.0), request.body);
+                tokio::spawn(async move {
+                    let ended = match all(requests).await {
+                        Ok(_) => &service.whole,
+                        Err(_) => &service.half,
+                    };
+                    ended.fetch_add(1, Ordering::SeqCst);
+                });
                 pending().await
             }
             "Gate" => {
@@ -1186,6 +1203,30 @@ async fn a_failing_request_stream_ends_the_call(setup: Backend) {
     client.is_well().await;
 }
 
+async fn half_a_request_stream_is_never_taken_for_a_whole_one(setup: Backend) {
+    let server = Server::start(&setup).await;
+    let client = server.dial().await;
+    let cx = Context::new();
+    let (requests, body) = Streaming::channel(1);
+    let mut call = Box::pin(client.send(&cx, "Detached", streamed(body)));
+    tokio::select! {
+        outcome = &mut call => panic!("the call ended: {outcome:?}"),
+        () = async {
+            requests.send("one of many".into()).await.unwrap();
+            server.begun(1).await;
+        } => {}
+    }
+    drop(call);
+    let service = &server.service;
+    let ended = || service.half.load(Ordering::SeqCst) + service.whole.load(Ordering::SeqCst);
+    assert!(
+        eventually(SOON, || ended() > 0).await,
+        "the stream of a call that is over never ends"
+    );
+    assert_eq!(service.whole.load(Ordering::SeqCst), 0, "it looks complete");
+    server.all_gone().await;
+}
+
 async fn a_thousand_cancelled_calls_leave_nothing_under_way(setup: Backend) {
     let server = Server::start(&setup).await;
     let client = server.dial().await;
@@ -1364,6 +1405,22 @@ async fn a_taken_address_is_refused(setup: Backend) {
     };
     assert_eq!(kind(listen().await), ErrorKind::AlreadyExists);
     server.dial().await.is_well().await;
+}
+
+async fn an_address_is_free_again_after_its_listener(setup: Backend) {
+    let server = Server::start(&setup).await;
+    let client = server.dial().await;
+    client.is_well().await;
+    let mut again = (*setup).clone();
+    again.listen_address.clone_from(&server.address);
+    server.close().await;
+    let server = Server::start(&again).await;
+    assert_eq!(server.address, again.listen_address);
+    server.dial().await.is_well().await;
+    assert!(
+        !client.0.is_open(),
+        "the old connection is not the new listener's"
+    );
 }
 
 async fn nobody_listening_is_unavailable_and_unprocessed(setup: Backend) {

@@ -28,7 +28,9 @@ pub struct Live<T>(Arc<Shared<T>>);
 struct Shared<T> {
     value: ArcSwap<T>,
     version: AtomicU64,
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<Vec<(u64, Waker)>>,
+    /// The number of the next [`LiveChanges`].
+    next: AtomicU64,
 }
 
 impl<T> Live<T> {
@@ -39,6 +41,7 @@ impl<T> Live<T> {
             value: ArcSwap::from_pointee(value),
             version: AtomicU64::new(0),
             waiting: Mutex::default(),
+            next: AtomicU64::new(0),
         }))
     }
 
@@ -66,6 +69,8 @@ impl<T> Live<T> {
     pub fn changes(&self) -> LiveChanges<T> {
         LiveChanges {
             seen: self.0.version.load(Ordering::Acquire),
+            id: self.0.next.fetch_add(1, Ordering::Relaxed),
+            waits: false,
             shared: Arc::clone(&self.0),
         }
     }
@@ -110,7 +115,7 @@ impl<T> LiveWriter<T> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        for waker in waiting {
+        for (_, waker) in waiting {
             waker.wake();
         }
     }
@@ -150,10 +155,13 @@ impl<T: fmt::Debug> fmt::Debug for LiveGuard<T> {
 /// A stream of the values that a [`Live`] takes.
 ///
 /// It skips values that were replaced before it was polled, and always gets to the newest one.
-/// It never ends.
+/// It never ends. It may be dropped at any time, and leaves nothing behind.
 pub struct LiveChanges<T> {
     shared: Arc<Shared<T>>,
     seen: u64,
+    id: u64,
+    /// Whether our waker may be in place.
+    waits: bool,
 }
 
 impl<T: Send + Sync> LiveChanges<T> {
@@ -173,12 +181,26 @@ impl<T> LiveChanges<T> {
         let version = self.shared.version.load(Ordering::Acquire);
         if version != self.seen {
             self.seen = version;
+            self.waits = false;
             return Poll::Ready(self.shared.value.load_full());
         }
-        if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
+        match waiting.iter_mut().find(|(known, _)| *known == self.id) {
+            Some((_, known)) => known.clone_from(cx.waker()),
+            None => waiting.push((self.id, cx.waker().clone())),
         }
+        self.waits = true;
         Poll::Pending
+    }
+}
+
+impl<T> Drop for LiveChanges<T> {
+    fn drop(&mut self) {
+        if self.waits {
+            let waiting = self.shared.waiting.lock();
+            let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+            // A value that seldom changes must not keep every task that ever watched it.
+            waiting.retain(|(known, _)| *known != self.id);
+        }
     }
 }
 
@@ -213,6 +235,24 @@ mod tests {
         }
         assert_eq!(changes.poll_changed(&mut cx), Poll::Ready(Arc::new(100)));
         assert!(changes.poll_changed(&mut cx).is_pending());
+    }
+
+    #[test]
+    fn a_watcher_that_is_dropped_leaves_nothing_behind() {
+        let (writer, live) = Live::channel(0);
+        let mut cx = TaskContext::from_waker(Waker::noop());
+        let mut stays = live.changes();
+        assert!(stays.poll_changed(&mut cx).is_pending());
+        for _ in 0..3 {
+            let mut changes = live.changes();
+            assert!(changes.poll_changed(&mut cx).is_pending());
+            assert!(changes.poll_changed(&mut cx).is_pending());
+        }
+        let waiting = || live.0.waiting.lock().unwrap().len();
+        assert_eq!(waiting(), 1);
+        writer.set(1);
+        assert_eq!(waiting(), 0);
+        assert!(stays.poll_changed(&mut cx).is_ready());
     }
 
     #[test]

@@ -81,9 +81,7 @@ fn is_sound(ip: IpAddr) -> bool {
                 && !ip.is_link_local()
                 && ip.octets()[0] != 0
         }
-        IpAddr::V6(ip) => {
-            !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local()
-        }
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
     }
 }
 

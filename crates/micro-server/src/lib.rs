@@ -1,4 +1,14 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # For users
+//!
+//! [`Server`] with its [`ServerOptions`], and [`Routes`] for handlers without a contract.
+//!
+//! # For implementors
+//!
+//! Generated code implements [`Contract`]. A transport gets a [`ServerHandler`] and pushes calls
+//! to it. Handlers run in whatever task the transport polls them; nothing here spawns per call.
+//! Without middleware a unary call costs one boxed future, and each middleware one more.
 
 mod advertise;
 mod barrier;
@@ -25,7 +35,8 @@ mod reflection_v1alpha;
 
 /// What generated code names.
 mod __v1 {
-    pub(crate) use {micro_codec_proto as proto, serde};
+    pub(crate) use ::serde;
+    pub(crate) use micro_codec_proto as proto;
 }
 
 pub use self::handler::{HandlerOptions, ServerHandler};

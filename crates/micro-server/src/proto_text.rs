@@ -132,20 +132,20 @@ impl Printer<'_> {
             if n > 0 {
                 self.line(0, "");
             }
-            self.element(1, &[6, i, 2, n], |printer| printer.method(method, taken));
+            self.element(1, &[6, i, 2, n], |printer| printer.method(method, &taken));
         }
         self.line(0, "}");
     }
 
-    fn method(&mut self, method: &MethodDescriptorProto, taken: impl Fn(&str) -> bool) {
+    fn method(&mut self, method: &MethodDescriptorProto, taken: &dyn Fn(&str) -> bool) {
         let stream = |streams: bool| if streams { "stream " } else { "" };
         let rpc = format!(
             "rpc {}({}{}) returns ({}{})",
             method.name(),
             stream(method.client_streaming()),
-            self.type_name(method.input_type(), &taken),
+            self.type_name(method.input_type(), taken),
             stream(method.server_streaming()),
-            self.type_name(method.output_type(), &taken),
+            self.type_name(method.output_type(), taken),
         );
         let level = method
             .options
@@ -200,7 +200,7 @@ impl Printer<'_> {
         self.line(1, &format!("{kind} {} = {};", field.name(), field.number()));
     }
 
-    fn kind(&self, field: &FieldDescriptorProto, taken: impl Fn(&str) -> bool) -> String {
+    fn kind(&self, field: &FieldDescriptorProto, taken: &dyn Fn(&str) -> bool) -> String {
         match scalar(field.r#type()) {
             Some(scalar) => scalar.to_owned(),
             None => self.type_name(field.type_name(), taken),
@@ -208,7 +208,7 @@ impl Printer<'_> {
     }
 
     /// A type's name as it can be written where `taken` names stand for something else.
-    fn type_name(&self, absolute: &str, taken: impl Fn(&str) -> bool) -> String {
+    fn type_name(&self, absolute: &str, taken: &dyn Fn(&str) -> bool) -> String {
         let full = absolute.strip_prefix('.').unwrap_or(absolute);
         match within(self.file.package(), full) {
             Some(name) if !name.contains('.') && !taken(name) && !is_keyword(name) => {

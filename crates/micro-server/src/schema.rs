@@ -303,10 +303,10 @@ impl Builder {
             }
         }
         let file = self.package(package);
-        if let Some(Named::Message(at)) = file.names.get(&*message.name) {
-            if file.messages[*at] == descriptor {
-                return Ok(());
-            }
+        if let Some(Named::Message(at)) = file.names.get(&*message.name)
+            && file.messages[*at] == descriptor
+        {
+            return Ok(());
         }
         let at = file.messages.len();
         file.name(package, &message.name, Named::Message(at))?;

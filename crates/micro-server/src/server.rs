@@ -193,7 +193,8 @@ impl Server {
         match started.await {
             Ok(Ok(())) => {
                 let node = running.node();
-                tracing::info!(
+                // Whoever runs the server says more, and louder.
+                tracing::debug!(
                     service = %running.shared.service.name,
                     version = %running.shared.service.version,
                     id = %node.id,

@@ -612,4 +612,40 @@ mod tests {
         let text = format!("{:?}", outcome.unwrap_err());
         assert_eq!(text, "Internal: broken");
     }
+
+    #[tokio::test]
+    async fn a_cancelled_context_ends_a_call_that_nobody_drops() {
+        let (connection, _stop) =
+            connect(ListenOptions::default(), |_, _| Box::pin(pending())).await;
+        let (cx, canceller) = Context::new().with_cancel();
+        let mut call = pin!(connection.call(&cx, request()));
+        let polled = poll_fn(|task| Poll::Ready(call.as_mut().poll(task))).await;
+        assert!(polled.is_pending());
+        canceller.cancel();
+        assert_eq!(call.await.unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn the_address_of_a_listener_that_drains_is_free() {
+        let network = MemoryTransport::new();
+        let listen = || network.listen("x", ListenOptions::default());
+        let (stop, stopped) = Live::channel(Stop::Run);
+        let handler = Arc::new(Service(|_, _| Box::pin(pending())));
+        let serving = tokio::spawn(listen().await.unwrap().serve(handler, stopped));
+        let connection = network.dial("x", DialOptions::default()).await.unwrap();
+        let cx = Context::new();
+        let mut call = pin!(connection.call(&cx, request()));
+        let polled = poll_fn(|task| Poll::Ready(call.as_mut().poll(task))).await;
+        assert!(polled.is_pending());
+        let until = SystemClock.now() + Duration::from_secs(60);
+        stop.set(Stop::Drain { until });
+        connection.closed().await;
+        let successor = listen().await.unwrap();
+        stop.set(Stop::Close);
+        assert_eq!(call.await.unwrap_err().kind(), ErrorKind::Unavailable);
+        serving.await.unwrap().unwrap();
+        // The end of the first takes nothing from the second.
+        assert_eq!(listen().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        drop(successor);
+    }
 }

@@ -103,17 +103,17 @@ pub fn drivers() -> DriverSet {
     #[cfg(feature = "registry-memory")]
     let set = set.with(micro_registry_memory::MemoryDriver::default());
     #[cfg(feature = "transport-grpc")]
-    let set = set.with(micro_transport_grpc::GrpcDriver::default());
+    let set = set.with(micro_transport_grpc::GrpcDriver);
     #[cfg(feature = "transport-memory")]
     let set = set.with(micro_transport_memory::MemoryDriver::default());
     #[cfg(feature = "selector-p2c")]
-    let set = set.with(micro_selector_p2c::P2cDriver::default());
+    let set = set.with(micro_selector_p2c::P2cDriver);
     #[cfg(feature = "selector-random")]
-    let set = set.with(micro_selector_random::RandomDriver::default());
+    let set = set.with(micro_selector_random::RandomDriver);
     #[cfg(feature = "selector-roundrobin")]
-    let set = set.with(micro_selector_roundrobin::RoundRobinDriver::default());
+    let set = set.with(micro_selector_roundrobin::RoundRobinDriver);
     #[cfg(feature = "selector-hash")]
-    let set = set.with(micro_selector_hash::HashDriver::default());
+    let set = set.with(micro_selector_hash::HashDriver);
     set
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use micro_codec_core::Codec;
@@ -46,7 +46,8 @@ pub struct Service {
     args: Option<Vec<std::ffi::OsString>>,
     drivers: Option<DriverSet>,
     backends: OnceLock<Arc<Backends>>,
-    hooks: Hooks,
+    /// Behind a lock only so that a service can be shared: hooks need not be `Sync`.
+    hooks: Mutex<Hooks>,
 }
 
 #[derive(Default)]
@@ -67,7 +68,8 @@ macro_rules! hooks {
                 F: FnOnce() -> Fut + Send + 'static,
                 Fut: Future<Output = Result<()>> + Send + 'static,
             {
-                self.hooks.$name.push(Box::new(move || Box::pin(hook())));
+                let hooks = self.hooks.get_mut().unwrap_or_else(PoisonError::into_inner);
+                hooks.$name.push(Box::new(move || Box::pin(hook())));
                 self
             }
         )*
@@ -91,7 +93,7 @@ impl Service {
             args: None,
             drivers: None,
             backends: OnceLock::new(),
-            hooks: Hooks::default(),
+            hooks: Mutex::default(),
         }
     }
 
@@ -346,7 +348,11 @@ impl Service {
     /// that is away does not end the start: the service registers once it is back.
     pub async fn start(self) -> Result<Running> {
         let backends = self.backends()?;
-        for hook in self.hooks.before_start {
+        let hooks = self
+            .hooks
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        for hook in hooks.before_start {
             hook().await?;
         }
         let options = server_options(self.options, &backends)?;
@@ -374,10 +380,9 @@ impl Service {
         let running = Running {
             server,
             backends,
-            before_stop: self.hooks.before_stop,
-            after_stop: self.hooks.after_stop,
+            stop: Mutex::new((hooks.before_stop, hooks.after_stop)),
         };
-        for hook in self.hooks.after_start {
+        for hook in hooks.after_start {
             if let Err(err) = hook().await {
                 running.stop().await?;
                 return Err(err);
@@ -480,8 +485,8 @@ fn server_options(mut options: ServerOptions, backends: &Backends) -> Result<Ser
 pub struct Running {
     server: Arc<RunningServer>,
     backends: Arc<Backends>,
-    before_stop: Vec<Hook>,
-    after_stop: Vec<Hook>,
+    /// What runs before and after the stop; see [`Service`] for the lock.
+    stop: Mutex<(Vec<Hook>, Vec<Hook>)>,
 }
 
 impl Running {
@@ -528,12 +533,16 @@ impl Running {
     ///
     /// What a hook fails with; the service is stopped all the same.
     pub async fn stop(self) -> Result<()> {
+        let (before, after) = self
+            .stop
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut outcome = Ok(());
-        for hook in self.before_stop {
+        for hook in before {
             outcome = outcome.and(hook().await);
         }
         outcome = outcome.and(self.server.stop().await.map(drop));
-        for hook in self.after_stop {
+        for hook in after {
             outcome = outcome.and(hook().await);
         }
         tracing::info!("stopped");

@@ -547,7 +547,7 @@ async fn a_call_in_this_process_needs_no_network() {
     let mut fleet = Fleet::new();
     fleet.transport = "memory";
     let transport = std::sync::Arc::new(micro::transport::memory::MemoryTransport::new());
-    let with = |service: micro::Service| service.with_transport(transport.clone());
+    let with = |service: micro::Service| service.with_transport(std::sync::Arc::<micro::transport::memory::MemoryTransport>::clone(&transport));
     let (_running, _) = fleet.start_with("probe", "probe-1", with).await;
     let client = with(fleet.service("tester")).client().await.unwrap();
     let probe = ProbeClient::new(client, "probe");

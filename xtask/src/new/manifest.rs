@@ -49,8 +49,14 @@ pub(super) fn standing_alone(
                 let path = relative(folder, &root.join(path));
                 entry.insert("path".to_owned(), Value::Text(path.display().to_string()));
             }
-            if let Some(features) = own.get("features") {
-                entry.insert("features".to_owned(), features.clone());
+            if let Some(Value::List(wanted)) = own.get("features") {
+                // As cargo does it: a member's features are added to those of the workspace.
+                let all = entry
+                    .entry("features".to_owned())
+                    .or_insert_with(|| Value::List(Vec::new()));
+                if let Value::List(all) = all {
+                    all.extend(wanted.iter().cloned());
+                }
             }
             *value = Value::Table(entry);
         }
@@ -162,7 +168,7 @@ mod tests {
     fn what_was_inherited_is_written_out() {
         let workspace = toml::parse(
             "[workspace.package]\nedition = \"2024\"\n[workspace.dependencies]\n\
-             tokio = { version = \"1.54\", default-features = false }\n\
+             tokio = { version = \"1.54\", default-features = false, features = [\"rt\"] }\n\
              micro-core = { path = \"crates/micro-core\", version = \"0.1.0\", default-features = false }\n\
              micro-conformance = { path = \"crates/micro-conformance\", version = \"0.1.0\", default-features = false }\n",
         )
@@ -186,7 +192,7 @@ mod tests {
                 .table()
                 .expect("a table")["features"]
                 .texts(),
-            ["sync"]
+            ["rt", "sync"]
         );
         assert_eq!(
             get(&["dependencies", "micro-core", "path"]),
@@ -202,6 +208,6 @@ mod tests {
     fn paths_lead_from_one_folder_to_the_other() {
         let way = |from: &str, to: &str| relative(Path::new(from), Path::new(to));
         assert_eq!(way("/a/b/c", "/a/d"), Path::new("../../d"));
-        assert_eq!(way("/tmp/x", "/work/y"), Path::new("/work/y"));
+        assert_eq!(way("/tmp/x", "/srv/y"), Path::new("/srv/y"));
     }
 }

@@ -1,6 +1,12 @@
 //! A service to call, and fleets of it in one process.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    missing_docs,
+    reason = "each test binary uses its part"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

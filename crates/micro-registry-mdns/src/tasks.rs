@@ -1,0 +1,364 @@
+//! The tasks of a registry: one that keeps order, and one per service that it listens for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mdns_sd::{Receiver, ResolvedService, ScopedIp, ServiceEvent};
+use micro_registry_core::{Node, check_name};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::address::{self, Address};
+use crate::directory::Entry;
+use crate::names;
+use crate::registry::{Check, Order, Shared, State};
+use crate::txt::Announcement;
+
+/// A service that nobody watched or looked up for so long is not listened for any more.
+const IDLE: Duration = Duration::from_secs(600);
+const LOOK_FOR_IDLE: Duration = Duration::from_secs(60);
+/// An instance that is asked whether it is there has this long to answer, at least: it may not
+/// say the same twice within a second.
+const SHORTEST_CHECK: Duration = Duration::from_secs(2);
+/// How much later than its time an expiry may be noticed, even by a clock that jumps.
+const LONGEST_NAP: Duration = Duration::from_millis(500);
+/// An instance that fell silent is looked for once more, so much later.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// Tells the daemon what it is to do, and does what is due.
+pub(crate) async fn keep(shared: Arc<Shared>) {
+    let mut look_for_idle = Instant::now() + LOOK_FOR_IDLE;
+    loop {
+        let orders = std::mem::take(&mut shared.lock().orders);
+        for order in orders {
+            carry_out(&shared, order).await;
+        }
+        let (checks, next) = {
+            let mut state = shared.lock();
+            let now = Instant::now();
+            expire(&shared, &mut state);
+            let (checks, mut next) = due_checks(&shared, &mut state, now);
+            for browse in state.browses.values_mut() {
+                match browse.again {
+                    Some(again) if again <= now => {
+                        browse.again = None;
+                        browse.asked = now;
+                        browse.ask.notify_one();
+                    }
+                    Some(again) => next = next.min(again),
+                    None => {}
+                }
+            }
+            if now >= look_for_idle {
+                look_for_idle = now + LOOK_FOR_IDLE;
+                end_idle(&shared, &mut state, now);
+            }
+            if let Some(expiry) = state.directory.next_expiry() {
+                let left = expiry.saturating_duration_since(shared.clock.now());
+                next = next.min(now + left.min(LONGEST_NAP));
+            }
+            if !state.orders.is_empty() {
+                next = now;
+            }
+            (checks, next.min(look_for_idle))
+        };
+        for (fullname, patience) in checks {
+            if let Err(err) = shared.daemon.verify(&fullname, patience).await {
+                tracing::debug!(%err, fullname, "an instance cannot be asked");
+            }
+        }
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            () = sleep_until(next) => {}
+        }
+    }
+}
+
+async fn carry_out(shared: &Shared, order: Order) {
+    match order {
+        Order::Announce(info, done) => match shared.daemon.register(&info).await {
+            Ok(()) => {
+                done.map(|done| done.send(()));
+            }
+            // The sender is dropped, and the caller told.
+            Err(err) => tracing::warn!(%err, "a node cannot be announced"),
+        },
+        Order::Withdraw(fullname, done) => match shared.daemon.unregister(&fullname).await {
+            Ok(goodbye) => {
+                done.map(|done| done.send(goodbye));
+            }
+            Err(err) => tracing::warn!(%err, fullname, "a node cannot be withdrawn"),
+        },
+    }
+}
+
+/// Withdraws nodes of ours that were not registered again in time.
+fn expire(shared: &Shared, state: &mut State) {
+    for key in state.directory.expired(shared.clock.now()) {
+        if let Some(fullname) = state.withdraw(&key) {
+            tracing::debug!(service = key.0, node = key.2, "a registration expired");
+            state.orders.push(Order::Withdraw(fullname, None));
+        }
+    }
+}
+
+/// The instances to be asked now, with how long they may take, and when the next ones are.
+///
+/// Records of multicast DNS live for two minutes, and the daemon cannot be told otherwise; asking
+/// in time makes them live as long as their node says.
+fn due_checks(
+    shared: &Shared,
+    state: &mut State,
+    now: Instant,
+) -> (Vec<(String, Duration)>, Instant) {
+    let mut due = Vec::new();
+    let mut next = now + LOOK_FOR_IDLE;
+    let all = state.directory.is_watched(None);
+    for (fullname, check) in &mut state.checks {
+        if check.at <= now {
+            // Who is on the list only is left to the two minutes.
+            let wanted = all || state.browses.contains_key(&Some(check.service.clone()));
+            let patience = patience(check.ttl);
+            if wanted {
+                due.push((fullname.clone(), patience));
+            }
+            check.at = now + pause(shared, check.ttl).max(patience + LONGEST_NAP);
+        }
+        next = next.min(check.at);
+    }
+    (due, next)
+}
+
+fn patience(ttl: Duration) -> Duration {
+    (ttl / 5).max(SHORTEST_CHECK)
+}
+
+/// From a sign of life to the next question: 70 to 80 % of the TTL, so that not all ask at once.
+fn pause(shared: &Shared, ttl: Duration) -> Duration {
+    let tenths = u32::try_from(shared.random.next_u64() % 100).unwrap_or_default();
+    ttl * (700 + tenths) / 1000
+}
+
+fn end_idle(shared: &Shared, state: &mut State, now: Instant) {
+    let idle: Vec<_> = state
+        .browses
+        .iter()
+        .filter(|(service, browse)| {
+            now.duration_since(browse.used) >= IDLE
+                && !state.directory.is_watched(service.as_deref())
+        })
+        .map(|(service, _)| service.clone())
+        .collect();
+    for service in idle {
+        shared.stop_listening(state, &service);
+    }
+}
+
+/// Listens for a service, or for all of them.
+pub(crate) async fn browse(shared: Arc<Shared>, service: Option<String>, ask: Arc<Notify>) {
+    let ty = match &service {
+        Some(service) => names::subtype(&shared.namespace, service),
+        None => names::TYPE.to_owned(),
+    };
+    let mut receiver: Option<Receiver<ServiceEvent>> = None;
+    loop {
+        let current = match receiver.take() {
+            Some(current) => current,
+            None => match shared.daemon.browse(&ty).await {
+                Ok(current) => current,
+                Err(err) => {
+                    tracing::warn!(%err, ty, "multicast DNS cannot be listened to");
+                    return;
+                }
+            },
+        };
+        tokio::select! {
+            event = current.recv_async() => match event {
+                Ok(event) => {
+                    shared.hear(service.as_deref(), event);
+                    receiver = Some(current);
+                }
+                Err(_) => {
+                    shared.missed(service.as_deref());
+                    sleep(LONGEST_NAP).await;
+                }
+            },
+            () = ask.notified() => {
+                // Asking again is listening again. What the old ear has heard still counts.
+                receiver = shared.daemon.browse(&ty).await.ok();
+                let rest = async {
+                    while let Ok(event) = current.recv_async().await {
+                        shared.hear(service.as_deref(), event);
+                    }
+                };
+                let _ = timeout(LONGEST_NAP, rest).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn hear(&self, service: Option<&str>, event: ServiceEvent) {
+        match event {
+            ServiceEvent::ServiceResolved(resolved) => self.see(service, &resolved),
+            ServiceEvent::ServiceRemoved(_, fullname) => {
+                let mut state = self.lock();
+                let known = state.directory.has_seen(&fullname);
+                state.directory.lose(&fullname);
+                state.checks.remove(&fullname);
+                if let Some(browse) = state.browses.get_mut(&service.map(str::to_owned))
+                    && known
+                {
+                    browse.again.get_or_insert(Instant::now() + SECOND_LOOK);
+                    self.wake.notify_one();
+                }
+            }
+            ServiceEvent::SearchStarted(text) if text.contains(" on 0 interfaces") => {
+                self.warn_once("no interface of this machine does multicast; nobody will be found");
+                return;
+            }
+            _ => return,
+        }
+        self.heard.notify_waiters();
+    }
+
+    fn see(&self, browsed: Option<&str>, resolved: &ResolvedService) {
+        let fullname = &resolved.fullname;
+        let seen = self.read(resolved);
+        let mut state = self.lock();
+        let Some((announcement, entry)) = seen else {
+            // What it was before it is no more.
+            state.directory.lose(fullname);
+            state.checks.remove(fullname);
+            return;
+        };
+        let key = (
+            announcement.service,
+            announcement.version,
+            entry.node.id.clone(),
+        );
+        let now = Instant::now();
+        let echo = state.echoes.get(fullname).is_some_and(|until| *until > now);
+        if echo || state.directory.is_own(&key, fullname) {
+            return;
+        }
+        for browse in [browsed.map(str::to_owned), Some(key.0.clone())] {
+            if let Some(browse) = state.browses.get_mut(&browse) {
+                browse.changed = now;
+            }
+        }
+        state.directory.see(fullname, &key, entry);
+        if let Some(ttl) = announcement.ttl
+            && state.directory.has_seen(fullname)
+        {
+            let check = Check {
+                service: key.0,
+                ttl,
+                at: now + pause(self, ttl),
+            };
+            state.checks.insert(fullname.clone(), check);
+            self.wake.notify_one();
+        }
+    }
+
+    /// What an instance says, if it is one of ours and can be believed.
+    fn read(&self, resolved: &ResolvedService) -> Option<(Announcement, Entry)> {
+        let properties = resolved.txt_properties.iter();
+        let strings: Vec<(&str, &[u8])> = properties
+            .map(|property| (property.key(), property.val().unwrap_or_default()))
+            .collect();
+        let Some(mut announcement) = Announcement::decode(&strings) else {
+            self.warn_once("an instance of _micro._tcp cannot be read; it is ignored");
+            return None;
+        };
+        if announcement.namespace != self.namespace {
+            return None;
+        }
+        let id = announcement
+            .id
+            .take()
+            .unwrap_or_else(|| instance_name(&resolved.fullname));
+        let sound = check_name(&announcement.service).is_ok()
+            && id.len() <= 512
+            && !id.contains(char::is_control);
+        let address = believed(resolved, announcement.address.as_deref()).filter(|_| sound);
+        let Some(address) = address else {
+            self.warn_once(
+                "an instance of _micro._tcp has a name or an address that is not believed; it is ignored",
+            );
+            return None;
+        };
+        let mut node = Node::new(id, address.to_string());
+        node.metadata = std::mem::take(&mut announcement.node);
+        let entry = Entry {
+            metadata: std::mem::take(&mut announcement.metadata),
+            endpoints: std::mem::take(&mut announcement.endpoints),
+            node,
+        };
+        Some((announcement, entry))
+    }
+
+    /// Whoever fills a network with nonsense must not fill our log.
+    fn warn_once(&self, message: &'static str) {
+        if !std::mem::replace(&mut self.lock().warned, true) {
+            tracing::warn!("{message}");
+        } else {
+            tracing::debug!("{message}");
+        }
+    }
+
+    /// Not everything was heard: what was seen is forgotten, and told anew.
+    fn missed(&self, service: Option<&str>) {
+        let mut state = self.lock();
+        state.directory.end_watches(service);
+        state
+            .directory
+            .forget(|name| service.is_none_or(|service| name == service));
+        state
+            .checks
+            .retain(|_, check| service.is_some_and(|service| check.service != service));
+        tracing::debug!(service, "multicast DNS was not heard in time");
+    }
+}
+
+/// The instance name: what stands before the type.
+fn instance_name(fullname: &str) -> String {
+    let name = fullname
+        .strip_suffix(names::TYPE)
+        .and_then(|name| name.strip_suffix('.'))
+        .unwrap_or(fullname);
+    // Dots and backslashes in it are escaped.
+    name.replace("\\.", ".").replace("\\\\", "\\")
+}
+
+/// The address of an instance, if there is one to be believed.
+fn believed(resolved: &ResolvedService, said: Option<&str>) -> Option<Address> {
+    let from_loopback = |ip: &ScopedIp| match ip {
+        ScopedIp::V4(v4) => {
+            let mut interfaces = v4.interface_ids().iter();
+            !v4.interface_ids().is_empty()
+                && interfaces.all(|id| address::is_loopback_interface(&id.name))
+        }
+        ScopedIp::V6(v6) => address::is_loopback_interface(&v6.scope_id().name),
+        _ => false,
+    };
+    if let Some(said) = said {
+        // What is said about loopback counts only if nothing came from elsewhere.
+        let all = resolved.addresses.iter().all(from_loopback);
+        return Address::parse(said).filter(|address| address.is_believed(all));
+    }
+    let mut addresses: Vec<Address> = resolved
+        .addresses
+        .iter()
+        .map(|ip| {
+            let at = std::net::SocketAddr::new(ip.to_ip_addr().to_canonical(), resolved.port);
+            (Address::Ip(at), from_loopback(ip))
+        })
+        .filter(|(address, from_loopback)| address.is_believed(*from_loopback))
+        .map(|(address, _)| address)
+        .collect();
+    // Always the same one, however they arrive: IPv4 before IPv6, a network before loopback.
+    addresses.sort_by_key(|address| (address.is_loopback(), address.to_string()));
+    addresses.sort_by_key(|address| matches!(address, Address::Ip(at) if at.is_ipv6()));
+    addresses.into_iter().next()
+}
