@@ -52,43 +52,57 @@ fn parse(code: &[u8], v1: &str) -> syn::Result<syn::File> {
 
 /// Lets paths that begin with a crate's name begin where the facade has that crate.
 fn reroute(tokens: TokenStream, v1: &TokenStream) -> TokenStream {
-    let mut out = TokenStream::new();
+    let mut out: Vec<TokenTree> = Vec::new();
     let mut tokens = tokens.into_iter().peekable();
-    // Whether `::` has just been seen, or its first half.
-    let (mut behind, mut half) = (false, false);
     while let Some(token) = tokens.next() {
-        let (was_behind, was_half) = (behind, half);
-        (behind, half) = (false, false);
-        let token = match token {
-            TokenTree::Ident(ident) => {
-                let leads = tokens.peek().is_some_and(is_half);
-                if leads && !was_behind && (ident == "serde" || ident == "pbjson") {
+        match token {
+            TokenTree::Ident(name) => {
+                let leads = tokens
+                    .peek()
+                    .is_some_and(|next| is_punct(next, ':', Some(Spacing::Joint)));
+                if leads && (name == "serde" || name == "pbjson") && !is_inside_path(&out) {
+                    if ends_with_colons(&out) {
+                        out.truncate(out.len() - 2);
+                    }
                     out.extend(v1.clone());
                     out.extend(quote::quote!(::));
                 }
-                TokenTree::Ident(ident)
+                out.push(TokenTree::Ident(name));
             }
             TokenTree::Group(group) => {
                 let inner = reroute(group.stream(), v1);
-                TokenTree::Group(Group::new(group.delimiter(), inner))
+                out.push(TokenTree::Group(Group::new(group.delimiter(), inner)));
             }
-            TokenTree::Punct(punct) => {
-                behind = was_half && punct.as_char() == ':';
-                let token = TokenTree::Punct(punct);
-                half = !behind && is_half(&token);
-                token
-            }
-            literal @ TokenTree::Literal(_) => literal,
-        };
-        out.extend([token]);
+            other => out.push(other),
+        }
     }
-    out
+    out.into_iter().collect()
 }
 
-/// Whether this is the first colon of `::`.
-fn is_half(token: &TokenTree) -> bool {
+fn is_punct(token: &TokenTree, wanted: char, spacing: Option<Spacing>) -> bool {
     matches!(token, TokenTree::Punct(punct)
-        if punct.as_char() == ':' && punct.spacing() == Spacing::Joint)
+        if punct.as_char() == wanted && spacing.is_none_or(|spacing| punct.spacing() == spacing))
+}
+
+fn ends_with_colons(tokens: &[TokenTree]) -> bool {
+    matches!(tokens, [.., first, second]
+        if is_punct(first, ':', Some(Spacing::Joint)) && is_punct(second, ':', None))
+}
+
+/// Whether a name behind these tokens is not the first one of its path.
+fn is_inside_path(before: &[TokenTree]) -> bool {
+    if !ends_with_colons(before) {
+        return false;
+    }
+    match before.iter().rev().nth(2) {
+        // Behind a keyword, `::` begins a path.
+        Some(TokenTree::Ident(name)) => {
+            let keywords = ["as", "dyn", "for", "impl", "in", "mut", "return", "use"];
+            !keywords.iter().any(|keyword| name == keyword)
+        }
+        Some(token) => is_punct(token, '>', None),
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +118,7 @@ mod tests {
                     let serde: u8 = pbjson::private::X { serde: 1 };
                     crate::serde::x(format!(\"{}\", serde::Y));
                     <Z as serde::W>::pbjson::V;
+                    x::<::pbjson::N<_>>() as ::serde::U;
                 }
             }
         ";
@@ -114,6 +129,7 @@ mod tests {
                     let serde: u8 = ::m::__v1::pbjson::private::X { serde: 1 };
                     crate::serde::x(format!("{}", ::m::__v1::serde::Y));
                     <Z as ::m::__v1::serde::W>::pbjson::V;
+                    x::<::m::__v1::pbjson::N<_>>() as ::m::__v1::serde::U;
                 }
             }
         };

@@ -136,18 +136,18 @@ fn path(service: &str, endpoint: &str) -> String {
 ///
 /// It travels as JSON unless [`content_type`](Self::content_type) names another codec.
 #[must_use = "a call is made by send"]
-pub struct Call<Q, R> {
+pub struct Call<'a, Q, R> {
     how: How,
-    message: Q,
+    message: &'a Q,
     reply: PhantomData<fn() -> R>,
 }
 
-impl<Q, R> Call<Q, R>
+impl<'a, Q, R> Call<'a, Q, R>
 where
-    Q: Serialize + Send + Sync + 'static,
+    Q: Serialize + Sync,
     R: DeserializeOwned + Send + 'static,
 {
-    pub(crate) fn new(client: Client, service: &str, endpoint: &str, message: Q) -> Self {
+    pub(crate) fn new(client: Client, service: &str, endpoint: &str, message: &'a Q) -> Self {
         Self {
             how: How::new(client, service, endpoint),
             message,
@@ -209,7 +209,7 @@ where
         let codecs = &self.how.client.inner().options.codecs;
         let codec = codecs.get(content_type.unwrap_or("application/json"))?;
         let mut out = BytesMut::with_capacity(128);
-        codec.encode(Encode::new(Some(&self.message), None), &mut out)?;
+        codec.encode(Encode::new(Some(self.message), None), &mut out)?;
         Ok((Arc::clone(codec), Body::Message(out.freeze())))
     }
 }
@@ -239,7 +239,7 @@ impl<R: DeserializeOwned> SerdeSlot for Slot<R> {
     }
 }
 
-impl<Q, R> fmt::Debug for Call<Q, R> {
+impl<Q, R> fmt::Debug for Call<'_, Q, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("service", &self.how.service)

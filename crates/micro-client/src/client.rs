@@ -131,9 +131,9 @@ impl Client {
     /// A call without a generated type, of messages that serde knows.
     ///
     /// `endpoint` is `Contract.Method`, or a full path `/package.Contract/Method`.
-    pub fn call<Q, R>(&self, service: &str, endpoint: &str, message: Q) -> Call<Q, R>
+    pub fn call<'a, Q, R>(&self, service: &str, endpoint: &str, message: &'a Q) -> Call<'a, Q, R>
     where
-        Q: Serialize + Send + Sync + 'static,
+        Q: Serialize + Sync,
         R: DeserializeOwned + Send + 'static,
     {
         Call::new(self.clone(), service, endpoint, message)

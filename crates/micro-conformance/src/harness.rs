@@ -78,6 +78,7 @@ where
 /// # Panics
 ///
 /// If the machine cannot start one.
+#[must_use]
 pub fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: LazyLock<tokio::runtime::Runtime> =
         LazyLock::new(|| tokio::runtime::Runtime::new().expect("a runtime starts"));

@@ -86,7 +86,7 @@ mod tests {
         // Other programs rely on these exact names.
         assert_eq!(
             subtype("", "go.micro.srv.greeter"),
-            "_go-micro-srv-greeter-e2cb68a7b18dd8a3._sub._micro._tcp.local."
+            "_go-micro-srv-greeter-0ce774b5383a69c6._sub._micro._tcp.local."
         );
         let others = [
             subtype("staging", "greeter"),

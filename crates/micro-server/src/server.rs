@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -319,7 +319,7 @@ struct Shared {
 /// A server that runs.
 ///
 /// Dropping it closes everything at once; the node leaves the registry in the background, within
-/// a second, as long as the runtime lives, and by its TTL otherwise. Call
+/// two seconds, as long as the runtime lives, and by its TTL otherwise. Call
 /// [`stop`](Self::stop) to lose no call.
 #[must_use = "dropping it ends the server"]
 pub struct RunningServer {
@@ -566,19 +566,29 @@ impl Supervisor {
             // From here on it may be known, whether we learn of it or not.
             self.seen = true;
             let mut register = register(&self.registry, &self.shared.service, self.ttl);
+            // What is on its way already must not arrive behind the farewell, so an attempt is
+            // waited for, whatever happens.
             let result = tokio::select! {
                 biased;
                 command = wanted(&mut self.commands, Command::Stop) => {
-                    if command < Command::StopNow {
-                        // What is on its way already must not arrive behind the farewell.
-                        tokio::select! {
-                            _ = timeout(HASTY, register) => {}
-                            _ = wanted(&mut self.commands, Command::StopNow) => {}
-                        }
+                    if command == Command::StopNow {
+                        self.stop.set(Stop::Close);
                     }
-                    return End::Asked(command);
+                    let mut attempt = pin!(timeout(HASTY, register));
+                    tokio::select! {
+                        biased;
+                        _ = &mut attempt => return End::Asked(command),
+                        _ = wanted(&mut self.commands, Command::StopNow) => {}
+                    }
+                    self.stop.set(Stop::Close);
+                    // Whether it got through makes no difference: the farewell follows.
+                    let _ = attempt.await;
+                    return End::Asked(Command::StopNow);
                 }
-                result = self.serve.ended() => return End::Served(result),
+                result = self.serve.ended() => {
+                    let _ = timeout(HASTY, register).await;
+                    return End::Served(result);
+                }
                 result = &mut register => result,
             };
             let registered = result.is_ok();
@@ -639,7 +649,7 @@ impl Supervisor {
     async fn close(&mut self, report: &mut StopReport) -> Result<()> {
         self.shared.health.advance(Stage::Ending);
         self.stop.set(Stop::Close);
-        let mut serve = std::pin::pin!(timeout(GRACE, self.serve.ended()));
+        let mut serve = pin!(timeout(GRACE, self.serve.ended()));
         let leave = leave(&self.registry, &self.shared, HASTY);
         let (served, left) = tokio::join!(&mut serve, leave);
         report.deregistered = left;

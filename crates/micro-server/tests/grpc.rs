@@ -92,7 +92,10 @@ fn grpcurl(test: &str) -> Option<PathBuf> {
     if found.is_none() {
         let cure = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest";
         if let Some(log) = std::env::var_os("MICRO_SKIP_LOG") {
-            let log = std::fs::OpenOptions::new().create(true).append(true).open(log);
+            let log = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(log);
             writeln!(log.unwrap(), "{test}\tgrpcurl is not installed\t{cure}").unwrap();
         }
         let mut stderr = std::io::stderr();
@@ -238,7 +241,10 @@ async fn a_watch_of_the_health_does_not_hold_up_the_stop() -> Result<()> {
     let report = running.stop().await?;
     assert!(!report.forced && report.unfinished == 0, "{report:?}");
     let (texts, err) = seen.await.unwrap();
-    assert_eq!(texts, [r#"{"status":"SERVING"}"#, r#"{"status":"NOT_SERVING"}"#]);
+    assert_eq!(
+        texts,
+        [r#"{"status":"SERVING"}"#, r#"{"status":"NOT_SERVING"}"#]
+    );
     assert_eq!(err.unwrap().kind(), micro_core::ErrorKind::Unavailable);
     Ok(())
 }

@@ -74,7 +74,7 @@ async fn it_listens_registers_serves_and_leaves() {
     let running = start(&registry, &network).await;
     assert!(running.is_registered());
     assert!(running.id().starts_with("greeter-"));
-    let registered = registry.nodes.lock().unwrap()[0].clone();
+    let registered = registry.nodes()[0].clone();
     assert_eq!(registered.name, "greeter");
     assert_eq!(registered.version, "latest");
     assert_eq!(registered.nodes[0].address, running.address());
@@ -103,7 +103,7 @@ async fn it_registers_again_and_again_and_brings_a_lost_registration_back() {
     sleep(Duration::from_secs(60)).await;
     let count = registry.entries().len();
     assert!((6..=8).contains(&count), "{count}");
-    registry.nodes.lock().unwrap().clear();
+    registry.lose();
     sleep(Duration::from_secs(12)).await;
     assert_eq!(registry.registered(), 1);
     registry.down.store(true, Ordering::SeqCst);
@@ -179,7 +179,7 @@ async fn a_late_heartbeat_never_revives_a_node() {
 #[tokio::test(start_paused = true)]
 async fn calls_are_accepted_until_others_know_and_end_in_their_time() {
     let registry = Arc::new(Ledger {
-        shared: true,
+        others_see_it: true,
         ..Ledger::default()
     });
     let network = MemoryTransport::new();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use micro_core::{Error, Result};
 use micro_transport_core::TlsIdentity;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
@@ -148,7 +148,3 @@ pub fn uri_names(certificate: &[u8]) -> Vec<String> {
         .map(|parsed| parsed.valid_uri_names().map(str::to_owned).collect())
         .unwrap_or_default()
 }
-
-// Named so that a change of rustls's signatures is noticed here first.
-const _: fn(&ParsedCertificate<'_>, &ServerName<'_>) -> Result<(), rustls::Error> =
-    verify_server_name;

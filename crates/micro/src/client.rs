@@ -17,7 +17,7 @@ use crate::{DriverSet, Settings};
 ///
 /// let client = Client::from_env().await?;
 /// let reply: String = client
-///     .call("greeter", "Greeter.Hello", "Ada".to_owned())
+///     .call("greeter", "Greeter.Hello", &"Ada")
 ///     .send(&Context::new())
 ///     .await?;
 /// # Ok(())

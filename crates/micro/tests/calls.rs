@@ -301,13 +301,13 @@ async fn calls_without_a_generated_type() {
     let client = fleet.client().await;
     let cx = within(Duration::from_secs(10));
     let reply: Ping = client
-        .call("probe", "Probe.Echo", ping("x", 1))
+        .call("probe", "Probe.Echo", &ping("x", 1))
         .send(&cx)
         .await
         .unwrap();
     assert_eq!(reply, ping("x", 1));
     let pings: Vec<Ping> = client
-        .call("probe", "/probe.Probe/Count", ping("x", 3))
+        .call("probe", "/probe.Probe/Count", &ping("x", 3))
         .stream(&cx)
         .await
         .unwrap()
@@ -356,7 +356,7 @@ async fn calls_without_a_generated_type() {
         .unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unimplemented);
     let bad: micro::Result<Ping> = client
-        .call("probe", "Probe.Echo", ping("", 0))
+        .call("probe", "Probe.Echo", &ping("", 0))
         .metadata("bad\n", "x")
         .send(&cx)
         .await;
@@ -547,7 +547,11 @@ async fn a_call_in_this_process_needs_no_network() {
     let mut fleet = Fleet::new();
     fleet.transport = "memory";
     let transport = std::sync::Arc::new(micro::transport::memory::MemoryTransport::new());
-    let with = |service: micro::Service| service.with_transport(std::sync::Arc::<micro::transport::memory::MemoryTransport>::clone(&transport));
+    let with = |service: micro::Service| {
+        service.with_transport(
+            std::sync::Arc::<micro::transport::memory::MemoryTransport>::clone(&transport),
+        )
+    };
     let (_running, _) = fleet.start_with("probe", "probe-1", with).await;
     let client = with(fleet.service("tester")).client().await.unwrap();
     let probe = ProbeClient::new(client, "probe");

@@ -42,7 +42,8 @@ const CORE_KNOWS: &[(&str, &str)] = &[
 const GLUE: &[&str] = &["micro-tls"];
 
 /// What client and server know besides cores: the one resolver, TLS.
-const ASSEMBLY_KNOWS: &[&str] = &["micro-registry-cache", "micro-tls"];
+/// `micro-codec-proto`: health and reflection are protobuf whatever else a server speaks.
+const ASSEMBLY_KNOWS: &[&str] = &["micro-codec-proto", "micro-registry-cache", "micro-tls"];
 
 const ASSEMBLY: &[&str] = &["micro-client", "micro-server"];
 

@@ -187,13 +187,18 @@ pub(crate) async fn hello(connection: &dyn Connection) -> Result<Response> {
 /// A registry that remembers what was asked of it, and fails when it is told to.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    pub(crate) entries: Mutex<Vec<String>>,
-    pub(crate) nodes: Mutex<Vec<Service>>,
+    pub(crate) shared: Arc<Entries>,
     pub(crate) down: AtomicBool,
     pub(crate) refuse: AtomicBool,
     pub(crate) slow: AtomicBool,
     pub(crate) attempts: AtomicUsize,
-    pub(crate) shared: bool,
+    pub(crate) others_see_it: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Entries {
+    entries: Mutex<Vec<String>>,
+    nodes: Mutex<Vec<Service>>,
 }
 
 impl Ledger {
@@ -202,11 +207,19 @@ impl Ledger {
     }
 
     pub(crate) fn entries(&self) -> Vec<String> {
-        self.entries.lock().unwrap().clone()
+        self.shared.entries.lock().unwrap().clone()
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Service> {
+        self.shared.nodes.lock().unwrap().clone()
     }
 
     pub(crate) fn registered(&self) -> usize {
-        self.nodes.lock().unwrap().len()
+        self.nodes().len()
+    }
+
+    pub(crate) fn lose(&self) {
+        self.shared.nodes.lock().unwrap().clear();
     }
 }
 
@@ -225,7 +238,7 @@ impl Registry for Ledger {
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
             .with_ttl(true)
-            .with_shared(self.shared)
+            .with_shared(self.others_see_it)
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
@@ -237,13 +250,23 @@ impl Registry for Ledger {
         if self.down.load(Ordering::SeqCst) {
             return Err(Error::unavailable("down"));
         }
-        if self.slow.load(Ordering::SeqCst) {
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let (ledger, service) = (self.shared.clone(), service.clone());
+        let slow = self.slow.load(Ordering::SeqCst);
+        let register = async move {
+            if slow {
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            }
+            ledger.entries.lock().unwrap().push("register".to_owned());
+            let mut nodes = ledger.nodes.lock().unwrap();
+            nodes.retain(|known| known.nodes[0].id != service.nodes[0].id);
+            nodes.push(service);
+        };
+        if slow {
+            // As across a wire: what has left arrives, whether anybody still waits or not.
+            tokio::spawn(register).await.unwrap();
+        } else {
+            register.await;
         }
-        self.entries.lock().unwrap().push("register".to_owned());
-        let mut nodes = self.nodes.lock().unwrap();
-        nodes.retain(|known| known.nodes[0].id != service.nodes[0].id);
-        nodes.push(service.clone());
         Ok(())
     }
 
@@ -251,18 +274,19 @@ impl Registry for Ledger {
         if self.down.load(Ordering::SeqCst) {
             return Err(Error::unavailable("down"));
         }
-        self.entries.lock().unwrap().push("deregister".to_owned());
-        let mut nodes = self.nodes.lock().unwrap();
+        let ledger = &self.shared;
+        ledger.entries.lock().unwrap().push("deregister".to_owned());
+        let mut nodes = ledger.nodes.lock().unwrap();
         nodes.retain(|known| known.nodes[0].id != service.nodes[0].id);
         Ok(())
     }
 
     async fn get_service(&self, _: &str, _: GetOptions) -> Result<Vec<Service>> {
-        Ok(self.nodes.lock().unwrap().clone())
+        Ok(self.nodes())
     }
 
     async fn list_services(&self, _: ListOptions) -> Result<Vec<Service>> {
-        Ok(self.nodes.lock().unwrap().clone())
+        Ok(self.nodes())
     }
 
     async fn watch(&self, _: WatchOptions) -> Result<EventStream> {

@@ -192,6 +192,15 @@ async fn tcp(address: &str, host: &str, port: u16, opts: &DialOptions) -> Result
 
 /// A negotiation that failed: what does the other side speak?
 fn not_http2(err: h2::Error, tap: &Tap, address: &str) -> Error {
+    // With TLS 1.3 a refused certificate is heard of only here.
+    #[cfg(feature = "tls")]
+    if err.get_io().is_some_and(|io| io.get_ref().is_some()) {
+        let io = err.into_io().unwrap_or_else(|| std::io::ErrorKind::Other.into());
+        return crate::tls::explain(io, "the connection broke while it was negotiated")
+            .with_operation("transport.dial")
+            .with_unprocessed(true)
+            .with_context("address", address);
+    }
     let message = match tap.first() {
         [b'H', b'T', b'T', b'P', b'/', b'1', ..] => {
             "the peer speaks HTTP/1.1, not gRPC: is this the right port?"

@@ -58,7 +58,7 @@ impl GrpcListener {
         // A configuration that cannot work is refused here, not at the first connection.
         #[cfg(feature = "tls")]
         let tls = match &opts.tls {
-            Some(identity) => Some(crate::tls::Acceptor::new(identity.clone())?),
+            Some(identity) => Some(crate::tls::Acceptor::new(identity.clone(), opts.http1)?),
             None => None,
         };
         let tcp = address::bind(address).await?;

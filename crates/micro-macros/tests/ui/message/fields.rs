@@ -28,7 +28,7 @@ struct Nested {
 #[derive(Default, Message)]
 #[micro(crate = "crate::facade")]
 struct Map {
-    by_float: std::collections::BTreeMap<Vec<u8>, u32>,
+    by_bytes: std::collections::BTreeMap<Vec<u8>, u32>,
 }
 
 fn main() {}

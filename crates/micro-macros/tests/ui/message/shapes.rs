@@ -1,5 +1,7 @@
 //! Types that cannot be messages.
 
+#![allow(unused_imports)]
+
 mod facade {
     pub mod __v1 {
         pub use {micro_codec_core as codec, micro_codec_proto as proto};
