@@ -75,12 +75,14 @@ mod tests {
     }
 
     /// Both ways, for a vector of the RFC in its preferred form.
+    #[expect(clippy::needless_pass_by_value, reason = "the table reads better")]
     fn both<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str, value: T) {
         assert_eq!(encode(&value), hex(text), "{text}");
         assert_eq!(decode::<T>(&hex(text)).unwrap(), value, "{text}");
     }
 
     /// Reading only.
+    #[expect(clippy::needless_pass_by_value, reason = "the table reads better")]
     fn reads<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str, value: T) {
         assert_eq!(decode::<T>(&hex(text)).unwrap(), value, "{text}");
     }
@@ -176,7 +178,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Tree {
         Leaf,
-        Node(Box<Tree>),
+        Node(Box<Self>),
         Pair(u8, Option<String>),
         Named { at: i128 },
     }
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn nothing_nests_without_end() {
-        let arrays = |depth: usize| [vec![0x81].repeat(depth), vec![0]].concat();
+        let arrays = |depth: usize| [[0x81].repeat(depth), vec![0]].concat();
         let trees = |depth: usize| [b"\xa1\x64Node".repeat(depth), b"\x64Leaf".to_vec()].concat();
         assert!(decode::<Tree>(&trees(128)).is_ok());
         for depth in [129, 100_000] {
@@ -266,7 +268,7 @@ mod tests {
             assert!(decode::<Struct>(&skipped).is_err());
         }
         // Tags take no stack.
-        let tags = [vec![0xc1].repeat(100_000), vec![7]].concat();
+        let tags = [[0xc1].repeat(100_000), vec![7]].concat();
         assert_eq!(decode::<u8>(&tags).unwrap(), 7);
     }
 
@@ -306,7 +308,8 @@ mod tests {
                 (None, None) => refused += 1,
                 // ciborium also takes strings of unknown length as parts of one another, which
                 // section 3.2.3 forbids.
-                (None, Some(_)) if bytes.iter().filter(|b| [0x5f, 0x7f].contains(b)).count() > 1 => {}
+                (None, Some(_))
+                    if bytes.iter().filter(|b| [0x5f, 0x7f].contains(b)).count() > 1 => {}
                 _ => panic!("{bytes:02x?}: ours {ours:?}, theirs {theirs:?}"),
             }
         }

@@ -65,7 +65,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Tree {
         Leaf,
-        Node(Box<Tree>),
+        Node(Box<Self>),
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub fn prost_merge_field<M: prost::Message>(
 ) -> Result<()> {
     // prost does not let anyone pass the depth on, so it counts from zero again: at most twice
     // the limit in all, for prost's messages hold none of ours.
+    let Reader { wire, bytes, .. } = from;
     message
-        .merge_field(tag, from.wire, from.bytes, DecodeContext::default())
+        .merge_field(tag, wire, bytes, DecodeContext::default())
         .map_err(malformed)
 }
 

@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 mod facade {
-    pub mod __v1 {
-        pub use micro_codec_core as codec;
-        pub use micro_codec_proto as proto;
+    pub(crate) mod __v1 {
+        pub(crate) use micro_codec_core as codec;
+        pub(crate) use micro_codec_proto as proto;
     }
 }
 
@@ -495,9 +495,9 @@ fn hash_maps_times_and_foreign_messages_come_back() {
 #[derive(Debug, Default, PartialEq, Message)]
 #[micro(crate = "self::facade")]
 struct Chain {
-    next: Option<Box<Chain>>,
-    children: Vec<Chain>,
-    by_name: BTreeMap<String, Chain>,
+    next: Option<Box<Self>>,
+    children: Vec<Self>,
+    by_name: BTreeMap<String, Self>,
 }
 
 #[test]

@@ -345,7 +345,7 @@ async fn a_megabyte_comes_back(codec: Backend) {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Choice {
     Unit,
-    Newtype(Vec<Choice>),
+    Newtype(Vec<Self>),
     Tuple(i8, Option<String>),
     Struct { at: u16, tagged: Tagged },
 }
@@ -362,7 +362,7 @@ enum Tagged {
 enum Untagged {
     Number(i64),
     Text(String),
-    List(Vec<Untagged>),
+    List(Vec<Self>),
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -786,7 +786,7 @@ fn peak_memory() -> Option<u64> {
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Chain {
-    next: Option<Box<Chain>>,
+    next: Option<Box<Self>>,
 }
 
 impl Chain {
@@ -799,7 +799,7 @@ impl Chain {
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct List {
-    items: Vec<List>,
+    items: Vec<Self>,
 }
 
 impl List {
@@ -815,7 +815,7 @@ impl List {
 enum Tree {
     #[default]
     Leaf,
-    Node(Box<Tree>),
+    Node(Box<Self>),
 }
 
 impl Tree {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use micro_core::{Error, Result};
 use micro_transport_core::TlsIdentity;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -67,10 +67,9 @@ pub fn server_config(identity: &TlsIdentity) -> Result<Arc<ServerConfig>> {
         .with_safe_default_protocol_versions()
         .map_err(|err| invalid("no version of TLS is left").with_source(err))?;
     let builder = if identity.require_client {
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider())
-                .build()
-                .map_err(|err| invalid("clients cannot be verified").with_source(err))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider())
+            .build()
+            .map_err(|err| invalid("clients cannot be verified").with_source(err))?;
         builder.with_client_cert_verifier(verifier)
     } else {
         builder.with_no_client_auth()

@@ -75,7 +75,9 @@ impl Authority {
 
     fn make(&self, names: &[&str]) -> Result<(rcgen::Certificate, KeyPair)> {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "micro dev");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "micro dev");
         for name in names {
             params.subject_alt_names.push(if name.contains("://") {
                 SanType::URI((*name).try_into().map_err(failed)?)

@@ -33,10 +33,8 @@ impl SpiffeVerifier {
             .strip_prefix("spiffe://")
             .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
         if !has_domain {
-            return Err(
-                invalid("a SPIFFE identity is 'spiffe://trust-domain/path'")
-                    .with_context("expect", expect.escape_debug()),
-            );
+            return Err(invalid("a SPIFFE identity is 'spiffe://trust-domain/path'")
+                .with_context("expect", expect.escape_debug()));
         }
         Ok(Self {
             webpki,

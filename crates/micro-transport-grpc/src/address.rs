@@ -69,7 +69,9 @@ pub(crate) async fn bind(address: &str) -> Result<TcpListener> {
     let found: Vec<SocketAddr> = lookup_host((host, *range.start()))
         .await
         .map_err(|err| {
-            failed(Error::invalid_argument("the host of this address is not known").with_source(err))
+            failed(
+                Error::invalid_argument("the host of this address is not known").with_source(err),
+            )
         })?
         .collect();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);

@@ -36,10 +36,8 @@ impl GrpcConfig {
                 "on" | "true" | "1" => true,
                 "off" | "false" | "0" => false,
                 _ => {
-                    return Err(
-                        Error::invalid_argument("http1 is 'on' or 'off'")
-                            .with_operation("transport.open"),
-                    );
+                    return Err(Error::invalid_argument("http1 is 'on' or 'off'")
+                        .with_operation("transport.open"));
                 }
             };
         }

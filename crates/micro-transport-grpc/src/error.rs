@@ -32,8 +32,9 @@ pub(crate) fn call(err: h2::Error) -> Error {
 /// A stream that was reset with `reason`.
 pub(crate) fn reset(reason: Reason) -> Error {
     match reason {
-        Reason::REFUSED_STREAM => Error::unavailable("the peer refused the call before running it")
-            .with_unprocessed(true),
+        Reason::REFUSED_STREAM => {
+            Error::unavailable("the peer refused the call before running it").with_unprocessed(true)
+        }
         Reason::CANCEL => Error::cancelled("the peer cancelled the call"),
         Reason::ENHANCE_YOUR_CALM => {
             Error::resource_exhausted("the peer asks for fewer or smaller calls")

@@ -11,11 +11,9 @@ use micro_core::{Error, Metadata, Result};
 use crate::status::BASE64;
 
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-pub(crate) const GRPC_ATTEMPTS: HeaderName =
-    HeaderName::from_static("grpc-previous-rpc-attempts");
+pub(crate) const GRPC_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName =
-    HeaderName::from_static("grpc-accept-encoding");
+pub(crate) const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// go-micro's deadline: decimal nanoseconds.
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("timeout");
 /// go-micro's content type of the message; `content-type` says the same.
@@ -29,7 +27,11 @@ const KNOWN: [(&str, &str, &str); 5] = [
     ("json", "application/json", "application/grpc+json"),
     ("msgpack", "application/msgpack", "application/grpc+msgpack"),
     ("cbor", "application/cbor", "application/grpc+cbor"),
-    ("bytes", "application/octet-stream", "application/grpc+bytes"),
+    (
+        "bytes",
+        "application/octet-stream",
+        "application/grpc+bytes",
+    ),
 ];
 
 /// The codec's content type of a gRPC content type, or `None` if it is not gRPC's.
@@ -109,7 +111,10 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
 fn grpc_timeout(value: &[u8]) -> Result<Duration> {
     let invalid = || {
         Error::invalid_argument("grpc-timeout is at most eight digits and one of H M S m u n")
-            .with_context("grpc-timeout", String::from_utf8_lossy(value).escape_debug())
+            .with_context(
+                "grpc-timeout",
+                String::from_utf8_lossy(value).escape_debug(),
+            )
     };
     let (unit, digits) = value.split_last().ok_or_else(invalid)?;
     if digits.is_empty() || digits.len() > 8 {
@@ -233,9 +238,8 @@ pub(crate) fn to_metadata(headers: &HeaderMap) -> Result<Metadata> {
 /// Metadata as headers.
 pub(crate) fn put_metadata(metadata: &Metadata, headers: &mut HeaderMap) -> Result<()> {
     for (name, bytes) in metadata.iter_bytes() {
-        let header = HeaderName::from_lowercase(name).map_err(|err| {
-            Error::internal("a metadata name is no header name").with_source(err)
-        })?;
+        let header = HeaderName::from_lowercase(name)
+            .map_err(|err| Error::internal("a metadata name is no header name").with_source(err))?;
         let value = if name.ends_with(b"-bin") {
             HeaderValue::try_from(BASE64.encode(bytes)).map_err(http::Error::from)
         } else {
@@ -273,7 +277,10 @@ mod tests {
             ("application/grpc+proto", Some("application/protobuf")),
             ("Application/GRPC+Json", Some("application/json")),
             ("application/grpc+bytes", Some("application/octet-stream")),
-            ("application/grpc;charset=utf-8", Some("application/protobuf")),
+            (
+                "application/grpc;charset=utf-8",
+                Some("application/protobuf"),
+            ),
             ("application/grpc+avro; x=y", Some("application/avro")),
             ("application/grpc-web", None),
             ("application/grpcx", None),
@@ -283,7 +290,11 @@ mod tests {
         for (wire, codec) in table {
             assert_eq!(codec_of(wire.as_bytes()).as_deref(), codec, "{wire}");
         }
-        for codec in ["application/protobuf", "application/json", "application/avro"] {
+        for codec in [
+            "application/protobuf",
+            "application/json",
+            "application/avro",
+        ] {
             let wire = grpc_of(codec).unwrap();
             assert_eq!(codec_of(wire.as_bytes()).as_deref(), Some(codec));
         }
@@ -292,7 +303,12 @@ mod tests {
             plain(b"Application/JSON; charset=utf-8").as_deref(),
             Some("application/json")
         );
-        for refused in ["text/plain", "application/x-www-form-urlencoded", "", "\u{fc}"] {
+        for refused in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "",
+            "\u{fc}",
+        ] {
             assert_eq!(plain(refused.as_bytes()), None, "{refused}");
         }
     }

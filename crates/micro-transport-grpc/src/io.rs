@@ -242,8 +242,10 @@ impl Tap {
                 left = left.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
             }
         }
-        self.allowance
-            .store(left.min(Self::ALLOWANCE).saturating_sub(1), Ordering::Relaxed);
+        self.allowance.store(
+            left.min(Self::ALLOWANCE).saturating_sub(1),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -271,7 +273,8 @@ impl Parser {
             let n = bytes.len().min(8 - self.first);
             first[self.first..self.first + n].copy_from_slice(&bytes[..n]);
             self.first += n;
-            tap.first.store(u64::from_be_bytes(first), Ordering::Relaxed);
+            tap.first
+                .store(u64::from_be_bytes(first), Ordering::Relaxed);
         }
         loop {
             let n = (self.skip as usize).min(bytes.len());
@@ -298,8 +301,10 @@ impl Parser {
     fn frame(&mut self, tap: &Tap) {
         let [a, b, c, kind, flags, ..] = self.head;
         self.skip = u32::from_be_bytes([0, a, b, c]);
-        tap.frames
-            .store(tap.frames.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        tap.frames.store(
+            tap.frames.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
         match kind {
             // HEADERS and CONTINUATION, with END_HEADERS or without.
             1 | 9 => {

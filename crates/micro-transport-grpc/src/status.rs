@@ -301,7 +301,9 @@ fn go_micro_json(message: &str) -> Option<GoMicroError> {
             .unwrap_or_default()
             .to_owned()
     };
-    let code = get("code")?.as_i64().and_then(|code| i32::try_from(code).ok())?;
+    let code = get("code")?
+        .as_i64()
+        .and_then(|code| i32::try_from(code).ok())?;
     if code <= 0 {
         return None;
     }
@@ -420,8 +422,18 @@ mod tests {
                 ErrorKind::DeadlineExceeded,
                 "slow",
             ),
-            ("13", r#"{"code":418,"detail":"tea"}"#, ErrorKind::Internal, "tea"),
-            ("2", r#"{"code":0,"detail":"x"}"#, ErrorKind::Unknown, r#"{"code":0,"detail":"x"}"#),
+            (
+                "13",
+                r#"{"code":418,"detail":"tea"}"#,
+                ErrorKind::Internal,
+                "tea",
+            ),
+            (
+                "2",
+                r#"{"code":0,"detail":"x"}"#,
+                ErrorKind::Unknown,
+                r#"{"code":0,"detail":"x"}"#,
+            ),
             ("2", "{not json", ErrorKind::Unknown, "{not json"),
         ];
         for (status, message, kind, expected) in table {
@@ -457,13 +469,17 @@ mod tests {
 
     #[test]
     fn a_pushback_forbids_or_delays_the_next_attempt() {
-        for (pushback, retryable, details) in [("500", true, 1), ("-1", false, 0), ("abc", false, 0)]
+        for (pushback, retryable, details) in
+            [("500", true, 1), ("-1", false, 0), ("abc", false, 0)]
         {
             let mut trailers = HeaderMap::new();
             trailers.insert(GRPC_STATUS, HeaderValue::from_static("14"));
             trailers.insert(GRPC_PUSHBACK, HeaderValue::from_static(pushback));
             let err = take(&trailers).unwrap().unwrap_err();
-            assert_eq!((err.is_retryable(), err.details().len()), (retryable, details));
+            assert_eq!(
+                (err.is_retryable(), err.details().len()),
+                (retryable, details)
+            );
         }
     }
 }

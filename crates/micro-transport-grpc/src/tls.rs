@@ -97,10 +97,10 @@ pub(crate) async fn connect(
         .await
         .map_err(|err| explain(err, "the TLS handshake failed").with_unprocessed(true))?;
     if stream.get_ref().1.alpn_protocol() != Some(H2) {
-        return Err(
-            Error::unavailable("the peer speaks TLS, but no HTTP/2: is this the right port?")
-                .with_unprocessed(true),
-        );
+        return Err(Error::unavailable(
+            "the peer speaks TLS, but no HTTP/2: is this the right port?",
+        )
+        .with_unprocessed(true));
     }
     Ok(stream)
 }
@@ -139,9 +139,10 @@ pub(crate) fn explain(err: io::Error, otherwise: &'static str) -> Error {
             ErrorKind::Unavailable,
             "the peer does not speak TLS: dial it without, or give its listener an identity",
         ),
-        Some(rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_)) => {
-            (ErrorKind::Unavailable, "the peer and we have no TLS in common")
-        }
+        Some(rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_)) => (
+            ErrorKind::Unavailable,
+            "the peer and we have no TLS in common",
+        ),
         _ => (ErrorKind::Unavailable, otherwise),
     };
     Error::new(kind, message)

@@ -99,7 +99,7 @@ pub fn drivers() -> DriverSet {
         set.selector = set.selector.with_feature(scheme, feature);
     }
     #[cfg(feature = "registry-mdns")]
-    let set = set.with(micro_registry_mdns::MdnsDriver::default());
+    let set = set.with(micro_registry_mdns::MdnsDriver);
     #[cfg(feature = "registry-memory")]
     let set = set.with(micro_registry_memory::MemoryDriver::default());
     #[cfg(feature = "transport-grpc")]

@@ -1,5 +1,7 @@
 //! A readable log for programs that install none.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// Installs a subscriber that writes to standard error, unless the program has one.
@@ -10,6 +12,7 @@ pub(crate) fn install(filter: Option<&str>) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }

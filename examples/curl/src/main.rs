@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, micro::Message)]
-pub struct HelloRequest {
-    pub name: String,
+struct HelloRequest {
+    name: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, micro::Message)]
-pub struct HelloReply {
-    pub message: String,
+struct HelloReply {
+    message: String,
 }
 
 #[micro::service]
-pub trait Greeter {
+trait Greeter {
     async fn hello(&self, cx: &Context, req: HelloRequest) -> Result<HelloReply>;
 }
 
@@ -29,7 +29,9 @@ struct English;
 impl Greeter for English {
     async fn hello(&self, _cx: &Context, req: HelloRequest) -> Result<HelloReply> {
         if req.name.is_empty() {
-            return Err(Error::invalid_argument("say who you are: {\"name\":\"Ada\"}"));
+            return Err(Error::invalid_argument(
+                "say who you are: {\"name\":\"Ada\"}",
+            ));
         }
         Ok(HelloReply {
             message: format!("Hello, {}!", req.name),
@@ -51,7 +53,10 @@ async fn main() -> Result<()> {
         ("{}", &[]),
         ("not json", &[]),
     ] {
-        println!("$ curl -d '{body}' -H 'content-type: application/json' {} {url}", more.join(" "));
+        println!(
+            "$ curl -d '{body}' -H 'content-type: application/json' {} {url}",
+            more.join(" ")
+        );
         match curl(&url, body, more).await? {
             Some(answer) => println!("{answer}"),
             None => {
@@ -67,7 +72,10 @@ async fn main() -> Result<()> {
 async fn curl(url: &str, body: &str, more: &[&str]) -> Result<Option<String>> {
     let ran = Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "10"])
-        .args(["--write-out", "\n(HTTP %{http_version}, status %{http_code})"])
+        .args([
+            "--write-out",
+            "\n(HTTP %{http_version}, status %{http_code})",
+        ])
         .args(["--data", body, "--header", "content-type: application/json"])
         .args(more)
         .arg(url)
@@ -75,7 +83,9 @@ async fn curl(url: &str, body: &str, more: &[&str]) -> Result<Option<String>> {
         .await;
     match ran {
         Ok(out) if out.status.success() => Ok(Some(String::from_utf8_lossy(&out.stdout).into())),
-        Ok(out) => Err(Error::internal(String::from_utf8_lossy(&out.stderr).into_owned())),
+        Ok(out) => Err(Error::internal(
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(err.into()),
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use micro::{Client, Context, Error, ErrorKind, Result, Service};
 
 #[micro::service]
-pub trait Chain {
+trait Chain {
     /// Calls the next service of the chain, if there is one, and tells how much time was left here.
     async fn pass(&self, cx: &Context, hop: u32) -> Result<Vec<String>>;
     /// Looks up a user, and never finds one.
@@ -62,9 +62,18 @@ impl Drop for OnDrop {
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut running = Vec::new();
-    for (name, next) in [("first", Some("second")), ("second", Some("third")), ("third", None)] {
-        let service = Service::new(name);
-        let hop = Hop { client: service.client().await?, next };
+    // One set for all three, so that a registry within this process is one too.
+    let drivers = micro::drivers();
+    for (name, next) in [
+        ("first", Some("second")),
+        ("second", Some("third")),
+        ("third", None),
+    ] {
+        let service = Service::new(name).drivers(drivers.clone());
+        let hop = Hop {
+            client: service.client().await?,
+            next,
+        };
         running.push(service.handle(ChainServer::new(hop)).start().await?);
     }
     let first = ChainClient::new(running[0].client().await?, "first");
@@ -95,7 +104,10 @@ async fn main() -> Result<()> {
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     canceller.cancel();
-    let err = call.await.map_err(|err| Error::internal(err.to_string()))?.unwrap_err();
+    let err = call
+        .await
+        .map_err(|err| Error::internal(err.to_string()))?
+        .unwrap_err();
     println!("  {err}");
     tokio::time::sleep(Duration::from_millis(100)).await;
 

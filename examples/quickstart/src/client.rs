@@ -7,7 +7,7 @@ use micro::{Client, Context, Error, Result, Streaming};
 
 use crate::contract::{Greeter, GreeterClient, HelloRequest};
 
-pub async fn run() -> Result<()> {
+pub(crate) async fn run() -> Result<()> {
     let client = Client::from_env().await?;
     let greeter = GreeterClient::new(client.clone(), "greeter");
     let cx = Context::new().with_timeout(Duration::from_secs(10));
@@ -32,7 +32,10 @@ pub async fn run() -> Result<()> {
     drop(replies); // hangs up; the server's side ends too
 
     let both = Streaming::from_iter([ada(), grace()]);
-    show("client streaming", &greeter.gather(&cx, both).await?.message);
+    show(
+        "client streaming",
+        &greeter.gather(&cx, both).await?.message,
+    );
 
     let both = Streaming::from_iter([ada(), grace()]);
     let mut replies = greeter.chat(&cx, both).await?;
@@ -51,5 +54,7 @@ fn ada() -> HelloRequest {
 }
 
 fn grace() -> HelloRequest {
-    HelloRequest { name: "Grace".into() }
+    HelloRequest {
+        name: "Grace".into(),
+    }
 }

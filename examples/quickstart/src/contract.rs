@@ -4,18 +4,18 @@ use micro::{Context, Result, Streaming};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, micro::Message)]
-pub struct HelloRequest {
+pub(crate) struct HelloRequest {
     pub name: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, micro::Message)]
-pub struct HelloReply {
+pub(crate) struct HelloReply {
     pub message: String,
 }
 
 /// Greets people.
 #[micro::service]
-pub trait Greeter {
+pub(crate) trait Greeter {
     /// Greets a person by name.
     async fn hello(&self, cx: &Context, req: HelloRequest) -> Result<HelloReply>;
     /// Greets again and again until the caller hangs up.

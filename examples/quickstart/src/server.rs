@@ -6,7 +6,7 @@ use micro::{Context, Result, Service, Streaming};
 
 use crate::contract::{Greeter, GreeterServer, HelloReply, HelloRequest};
 
-pub async fn run() -> Result<()> {
+pub(crate) async fn run() -> Result<()> {
     Service::new("greeter")
         .handle(GreeterServer::new(English))
         .run()
@@ -31,11 +31,7 @@ impl Greeter for English {
         Ok(replies)
     }
 
-    async fn gather(
-        &self,
-        _cx: &Context,
-        mut reqs: Streaming<HelloRequest>,
-    ) -> Result<HelloReply> {
+    async fn gather(&self, _cx: &Context, mut reqs: Streaming<HelloRequest>) -> Result<HelloReply> {
         let mut names = Vec::new();
         while let Some(req) = reqs.next().await {
             names.push(req?.name);

@@ -6,7 +6,7 @@ use micro::registry::RegistryExt as _;
 use micro::{Client, Error, ErrorKind, Result};
 use tokio::process::{Child, Command};
 
-pub async fn run() -> Result<()> {
+pub(crate) async fn run() -> Result<()> {
     println!("starting the service 'greeter' in a process of its own");
     let mut server = part("serve")?;
 
@@ -26,7 +26,10 @@ pub async fn run() -> Result<()> {
     if !server.wait().await?.success() {
         return Err(Error::internal("the service did not stop cleanly"));
     }
-    println!("  the service ended cleanly after {} ms", stopped.elapsed().as_millis());
+    println!(
+        "  the service ended cleanly after {} ms",
+        stopped.elapsed().as_millis()
+    );
     Ok(())
 }
 
@@ -37,7 +40,9 @@ fn part(name: &str) -> Result<Child> {
 
 /// Asks a process to stop, as a supervisor does.
 async fn terminate(child: &mut Child) -> Result<()> {
-    let pid = child.id().ok_or_else(|| Error::internal("the service is gone already"))?;
+    let pid = child
+        .id()
+        .ok_or_else(|| Error::internal("the service is gone already"))?;
     if cfg!(unix) {
         let kill = format!("kill -TERM {pid}");
         Command::new("sh").args(["-c", &kill]).status().await?;

@@ -12,13 +12,13 @@ use micro::{Context, Error, Result, Service, Streaming};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, micro::Message)]
-pub struct Number {
-    pub value: u64,
-    pub padding: Vec<u8>,
+struct Number {
+    value: u64,
+    padding: Vec<u8>,
 }
 
 #[micro::service]
-pub trait Numbers {
+trait Numbers {
     /// Counts up from a number, as fast as the caller reads.
     async fn count(&self, cx: &Context, from: Number) -> Result<Streaming<Number>>;
     /// Adds up what it is sent.
@@ -80,7 +80,9 @@ impl Numbers for Calculator {
 #[tokio::main]
 async fn main() -> Result<()> {
     let produced = Arc::new(AtomicU64::new(0));
-    let calculator = Calculator { produced: Arc::clone(&produced) };
+    let calculator = Calculator {
+        produced: Arc::clone(&produced),
+    };
     let service = Service::new("numbers")
         .handle(NumbersServer::new(calculator))
         .start()
@@ -121,5 +123,8 @@ async fn main() -> Result<()> {
 }
 
 fn number(value: u64) -> Number {
-    Number { value, padding: Vec::new() }
+    Number {
+        value,
+        padding: Vec::new(),
+    }
 }

@@ -25,7 +25,8 @@ fn enum_len(number: i32) -> usize {
 /// Reads a number.
 pub fn enum_merge(from: Reader<'_>) -> Result<i32> {
     let mut number = 0;
-    encoding::int32::merge(from.wire, &mut number, from.bytes, DecodeContext::default())
+    let Reader { wire, bytes, .. } = from;
+    encoding::int32::merge(wire, &mut number, bytes, DecodeContext::default())
         .map_err(malformed)?;
     Ok(number)
 }

@@ -25,6 +25,7 @@ pub trait Message: Sized {
 }
 
 /// What a derived message starts as; named for the error that a type without `Default` gets.
+#[must_use]
 pub fn a_message_starts_as_its_default<M: Default>() -> M {
     M::default()
 }

@@ -250,7 +250,7 @@ impl Registry for Ledger {
         if self.down.load(Ordering::SeqCst) {
             return Err(Error::unavailable("down"));
         }
-        let (ledger, service) = (self.shared.clone(), service.clone());
+        let (ledger, service) = (Arc::clone(&self.shared), service.clone());
         let slow = self.slow.load(Ordering::SeqCst);
         let register = async move {
             if slow {

@@ -88,7 +88,7 @@ pub(crate) async fn call(
 ) -> Result<Response> {
     if !connection.state.is_open() {
         return Err(
-            Error::unavailable("the connection is closed or going away").with_unprocessed(true),
+            Error::unavailable("the connection is closed or going away").with_unprocessed(true)
         );
     }
     let (message_in, message_out) = {
@@ -118,7 +118,7 @@ pub(crate) async fn call(
         Body::Stream(messages) => Some(Pump::start(send, Outgoing::stream(messages, message_out))),
         _ => {
             return Err(
-                Error::internal("this transport cannot send such a body").with_unprocessed(true),
+                Error::internal("this transport cannot send such a body").with_unprocessed(true)
             );
         }
     };
@@ -140,11 +140,7 @@ pub(crate) async fn call(
 /// in a task.
 const LARGE: usize = 64 << 10;
 
-fn head(
-    connection: &GrpcConnection,
-    cx: &Context,
-    request: &Request,
-) -> Result<HttpRequest<()>> {
+fn head(connection: &GrpcConnection, cx: &Context, request: &Request) -> Result<HttpRequest<()>> {
     let mut head = HttpRequest::new(());
     *head.method_mut() = Method::POST;
     *head.version_mut() = Version::HTTP_2;
@@ -160,10 +156,10 @@ fn head(
     }
     if let Some(left) = cx.remaining() {
         if left.is_zero() {
-            return Err(
-                Error::deadline_exceeded("the time for the call ran out before it was sent")
-                    .with_unprocessed(true),
-            );
+            return Err(Error::deadline_exceeded(
+                "the time for the call ran out before it was sent",
+            )
+            .with_unprocessed(true));
         }
         headers::put_timeout(left, &mut map);
     }

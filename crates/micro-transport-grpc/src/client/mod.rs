@@ -83,8 +83,8 @@ impl GrpcConnection {
         if opts.tls.is_some() {
             return Err(crate::no_tls("transport.dial"));
         }
-        let (host, port) = address::host_and_port(address)
-            .map_err(|err| err.with_operation("transport.dial"))?;
+        let (host, port) =
+            address::host_and_port(address).map_err(|err| err.with_operation("transport.dial"))?;
         let limit = opts.timeout;
         match tokio::time::timeout(limit, Self::connect(address, host, port, opts)).await {
             Ok(done) => done,
@@ -195,7 +195,9 @@ fn not_http2(err: h2::Error, tap: &Tap, address: &str) -> Error {
     // With TLS 1.3 a refused certificate is heard of only here.
     #[cfg(feature = "tls")]
     if err.get_io().is_some_and(|io| io.get_ref().is_some()) {
-        let io = err.into_io().unwrap_or_else(|| std::io::ErrorKind::Other.into());
+        let io = err
+            .into_io()
+            .unwrap_or_else(|| std::io::ErrorKind::Other.into());
         return crate::tls::explain(io, "the connection broke while it was negotiated")
             .with_operation("transport.dial")
             .with_unprocessed(true)

@@ -114,12 +114,7 @@ impl Drop for CancelOnDrop {
 async fn answer(conn: &Conn, request: HttpRequest<Incoming>) -> post::Answer {
     let limits = conn.limits.get_arc();
     let (parts, body) = request.into_parts();
-    let codec = match post::check(
-        &parts.method,
-        &parts.uri,
-        &parts.headers,
-        limits.message_in,
-    ) {
+    let codec = match post::check(&parts.method, &parts.uri, &parts.headers, limits.message_in) {
         Ok(codec) => codec,
         Err(answer) => return *answer,
     };

@@ -379,9 +379,10 @@ async fn meet(
         return Ok(Spoken::Http1(Io::new(raw, ahead), conn));
     }
     let (io, tap) = Io::new(raw, ahead).tapped(true);
-    let h2 = settings(limits).handshake(io).await.map_err(|err| {
-        Error::unavailable("the HTTP/2 handshake failed").with_source(err)
-    })?;
+    let h2 = settings(limits)
+        .handshake(io)
+        .await
+        .map_err(|err| Error::unavailable("the HTTP/2 handshake failed").with_source(err))?;
     let times = Times {
         header: limits.header_timeout,
         idle: limits.idle,

@@ -99,8 +99,8 @@ fn refuse(code: StatusCode, message: &'static str) -> Answer {
 
 /// A failed call.
 pub(crate) fn error(err: &Error) -> Answer {
-    let code = StatusCode::from_u16(err.kind().http_status())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let code =
+        StatusCode::from_u16(err.kind().http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     with_status(code, err)
 }
 

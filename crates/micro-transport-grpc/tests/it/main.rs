@@ -1,0 +1,8 @@
+//! How the transport behaves over a real socket: calls, limits, and attacks.
+
+mod attacks;
+mod calls;
+mod frames;
+mod kit;
+mod limits;
+mod post;
