@@ -23,6 +23,7 @@ mod bridge;
 mod codec;
 #[doc(hidden)]
 pub mod field;
+pub mod wkt;
 
 #[doc(hidden)]
 pub use self::bridge::prost_merge_field;
@@ -35,4 +36,9 @@ pub mod __private {
     pub use bytes;
     pub use micro_codec_core as codec;
     pub use prost;
+}
+
+/// What the code that micro-build generates for this crate names.
+mod __v1 {
+    pub(crate) use crate as proto;
 }

@@ -188,11 +188,10 @@ impl Directory {
         });
     }
 
-    /// Forgets what was seen of services, without a word: nobody listens for them any more, or not
-    /// everything was heard.
-    pub(crate) fn forget(&mut self, gone: impl Fn(&str) -> bool) {
-        self.seen.retain(|_, seen| !gone(&seen.key.0));
-        self.names.retain(|key, _| !gone(&key.0));
+    /// Forgets what was seen, without a word: not everything was heard.
+    pub(crate) fn forget(&mut self) {
+        self.seen.clear();
+        self.names.clear();
     }
 
     /// Whether this instance is known.
@@ -200,13 +199,9 @@ impl Directory {
         self.seen.contains_key(fullname)
     }
 
-    /// Ends the watches of a service, or of all, so that they list again.
-    pub(crate) fn end_watches(&mut self, service: Option<&str>) {
-        self.watchers.retain(|watcher| {
-            let of_it =
-                watcher.only.is_none() || service.is_none() || watcher.only.as_deref() == service;
-            !of_it
-        });
+    /// Ends all watches, so that their owners list again.
+    pub(crate) fn end_watches(&mut self) {
+        self.watchers.clear();
     }
 
     fn next_order(&mut self) -> u64 {

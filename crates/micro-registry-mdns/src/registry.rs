@@ -33,10 +33,11 @@ const DONE: Duration = Duration::from_secs(2);
 const FIRST: Duration = Duration::from_millis(150);
 /// Nothing new for so long: those who wanted to answer have.
 const QUIET: Duration = Duration::from_millis(60);
-/// So many services are listened for at once.
-const MOST_BROWSED: usize = 1024;
-/// An answer that found nobody, and one that found somebody, make us ask again at most so often.
-const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(25));
+/// So many services are looked after at once.
+const MOST_WANTED: usize = 1024;
+/// A lookup that finds nobody makes us ask again at most so often, and one that finds somebody so
+/// often: an announcement may have been lost.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(25));
 /// What we took back ourselves we do not believe others to announce for so long: it is our echo.
 const ECHO: Duration = Duration::from_secs(3);
 
@@ -67,8 +68,10 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) directory: Directory,
-    /// By service; `None` is all of them.
-    pub(crate) browses: HashMap<Option<String>, Browse>,
+    /// There is one once somebody looks for something.
+    pub(crate) ear: Option<Ear>,
+    /// The services that somebody looks for.
+    pub(crate) wanted: HashMap<String, Wanted>,
     /// What the daemon is to be told, in order.
     pub(crate) orders: Vec<Order>,
     /// When to ask whether an instance is still there.
@@ -79,20 +82,27 @@ pub(crate) struct State {
     pub(crate) warned: bool,
 }
 
-/// Listening for one service.
-pub(crate) struct Browse {
+/// Listening for everything that `micro` announces.
+///
+/// Each service has a subtype of its own, too, for other tools. It is of no use here: the daemon
+/// answers a question for a subtype with the type itself, and takes such an answer for somebody
+/// else's unless it asked for the type.
+pub(crate) struct Ear {
     pub(crate) started: Instant,
-    /// When an instance was last heard of.
-    pub(crate) changed: Instant,
-    /// When somebody last wanted to know.
-    pub(crate) used: Instant,
     /// When we last asked.
     pub(crate) asked: Instant,
     /// When to ask again because an instance fell silent: it may only have been missed.
     pub(crate) again: Option<Instant>,
-    /// Tells its task to ask again.
-    pub(crate) ask: Arc<Notify>,
-    pub(crate) task: AbortHandle,
+    /// Tells the task to ask again.
+    ask: Arc<Notify>,
+    task: AbortHandle,
+}
+
+pub(crate) struct Wanted {
+    /// When somebody last looked for it.
+    pub(crate) used: Instant,
+    /// When an instance of it was last heard of.
+    pub(crate) changed: Instant,
 }
 
 /// Something for the daemon.
@@ -151,10 +161,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.keeper.abort();
         let mut state = self.shared.lock();
-        for (_, browse) in state.browses.drain() {
-            browse.task.abort();
+        if let Some(ear) = state.ear.take() {
+            ear.task.abort();
         }
-        state.directory.end_watches(None);
+        state.directory.end_watches();
         drop(state);
         self.shared.daemon.stop();
     }
@@ -235,84 +245,61 @@ impl Shared {
         Ok((announced, info))
     }
 
-    /// Makes sure that we listen for a service, or for all.
-    fn listen(self: &Arc<Self>, state: &mut State, service: Option<&str>) -> Result<()> {
+    /// Makes sure that we listen, and remembers who is wanted.
+    fn listen(self: &Arc<Self>, state: &mut State, service: Option<&str>) {
         let now = Instant::now();
-        let service = service.map(str::to_owned);
-        if let Some(browse) = state.browses.get_mut(&service) {
-            browse.used = now;
-            return Ok(());
+        if state.ear.is_none() {
+            let ask = Arc::new(Notify::new());
+            let task = tasks::listen(Arc::clone(self), Arc::clone(&ask));
+            state.ear = Some(Ear {
+                started: now,
+                asked: now,
+                again: None,
+                ask,
+                task: self.runtime.spawn(task).abort_handle(),
+            });
         }
-        if state.browses.len() >= MOST_BROWSED {
-            let unwatched = state
-                .browses
-                .iter()
-                .filter(|(service, _)| !state.directory.is_watched(service.as_deref()))
-                .min_by_key(|(_, browse)| browse.used)
-                .map(|(service, _)| service.clone());
-            match unwatched {
-                Some(unwatched) => self.stop_listening(state, &unwatched),
-                None => {
-                    return Err(Error::resource_exhausted(
-                        "1024 services are watched at once, which is the most",
-                    ));
-                }
+        let Some(service) = service else { return };
+        if let Some(wanted) = state.wanted.get_mut(service) {
+            wanted.used = now;
+            return;
+        }
+        if state.wanted.len() >= MOST_WANTED {
+            let oldest = state.wanted.iter().min_by_key(|(_, wanted)| wanted.used);
+            if let Some(oldest) = oldest.map(|(service, _)| service.clone()) {
+                state.wanted.remove(&oldest);
             }
         }
-        let ask = Arc::new(Notify::new());
-        let task = tasks::browse(Arc::clone(self), service.clone(), Arc::clone(&ask));
-        let browse = Browse {
-            started: now,
-            changed: now,
+        let wanted = Wanted {
             used: now,
-            asked: now,
-            again: None,
-            ask,
-            task: self.runtime.spawn(task).abort_handle(),
+            changed: now,
         };
-        state.browses.insert(service, browse);
-        Ok(())
-    }
-
-    pub(crate) fn stop_listening(&self, state: &mut State, service: &Option<String>) {
-        if let Some(browse) = state.browses.remove(service) {
-            // The daemon notices that nobody receives. It is not told to stop: it would forget
-            // what other browses still need.
-            browse.task.abort();
-        }
-        if !state.browses.contains_key(&None) {
-            let browses = &state.browses;
-            let listens = |name: &str| browses.contains_key(&Some(name.to_owned()));
-            state.directory.forget(|name| !listens(name));
-            state.checks.retain(|_, check| listens(&check.service));
-        }
+        state.wanted.insert(service.to_owned(), wanted);
     }
 
     /// Waits until those who wanted to answer have, if we only just began to listen.
     async fn settle(&self, service: Option<&str>) {
-        let name = service.map(str::to_owned);
         loop {
-            let heard = self.heard.notified();
-            let mut heard = std::pin::pin!(heard);
+            let mut heard = std::pin::pin!(self.heard.notified());
             heard.as_mut().enable();
             let until = {
                 let mut state = self.lock();
                 let known = state.directory.has(service);
-                let now = Instant::now();
-                let Some(browse) = state.browses.get_mut(&name) else {
-                    return;
-                };
-                let last = browse.started + self.config.lookup;
+                let wanted = service.and_then(|service| state.wanted.get(service));
+                let changed = wanted.map(|wanted| wanted.changed);
+                let Some(ear) = &mut state.ear else { return };
+                let last = ear.started + self.config.lookup;
                 let until = if known {
-                    last.min((browse.started + FIRST).max(browse.changed + QUIET))
+                    let quiet = changed.map_or(last, |changed| changed + QUIET);
+                    last.min(quiet.max(ear.started + FIRST))
                 } else {
                     last
                 };
+                let now = Instant::now();
                 if now >= until {
                     let patience = if known { ASK_AGAIN.1 } else { ASK_AGAIN.0 };
-                    if now.duration_since(browse.asked) >= patience {
-                        browse.asked = now;
-                        browse.ask.notify_one();
+                    if now.duration_since(ear.asked) >= patience {
+                        ear.ask_again(now);
                     }
                     return;
                 }
@@ -323,6 +310,14 @@ impl Shared {
                 () = sleep_until(until) => {}
             }
         }
+    }
+}
+
+impl Ear {
+    pub(crate) fn ask_again(&mut self, now: Instant) {
+        self.asked = now;
+        self.again = None;
+        self.ask.notify_one();
     }
 }
 
@@ -447,9 +442,7 @@ impl Registry for MdnsRegistry {
         const OPERATION: &str = "registry.get_service";
         check_name(name).map_err(|err| err.with_operation(OPERATION))?;
         let shared = &self.0.shared;
-        shared
-            .listen(&mut shared.lock(), Some(name))
-            .map_err(|err| err.with_operation(OPERATION))?;
+        shared.listen(&mut shared.lock(), Some(name));
         shared.settle(Some(name)).await;
         let found = shared.lock().directory.get(Some(name));
         if found.is_empty() {
@@ -464,23 +457,18 @@ impl Registry for MdnsRegistry {
 
     async fn list_services(&self, _opts: ListOptions) -> Result<Vec<Service>> {
         let shared = &self.0.shared;
-        shared
-            .listen(&mut shared.lock(), None)
-            .map_err(|err| err.with_operation("registry.list_services"))?;
+        shared.listen(&mut shared.lock(), None);
         shared.settle(None).await;
         Ok(shared.lock().directory.get(None))
     }
 
     async fn watch(&self, opts: WatchOptions) -> Result<EventStream> {
-        const OPERATION: &str = "registry.watch";
         if let Some(name) = &opts.service {
-            check_name(name).map_err(|err| err.with_operation(OPERATION))?;
+            check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
         }
         let shared = &self.0.shared;
         let mut state = shared.lock();
-        shared
-            .listen(&mut state, opts.service.as_deref())
-            .map_err(|err| err.with_operation(OPERATION))?;
+        shared.listen(&mut state, opts.service.as_deref());
         Ok(Box::pin(Watch(state.directory.watch(opts.service))))
     }
 }

@@ -1,5 +1,6 @@
-//! The tasks of a registry: one that keeps order, and one per service that it listens for.
+//! The tasks of a registry: one keeps order, the other listens.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::address::{self, Address};
-use crate::directory::Entry;
+use crate::directory::{Entry, MOST_SEEN};
 use crate::names;
 use crate::registry::{Check, Order, Shared, State};
 use crate::txt::Announcement;
 
-/// A service that nobody watched or looked up for so long is not listened for any more.
+/// A service that nobody watched or looked up for so long is not looked after any more.
 const IDLE: Duration = Duration::from_secs(600);
 const LOOK_FOR_IDLE: Duration = Duration::from_secs(60);
 /// An instance that is asked whether it is there has this long to answer, at least: it may not
@@ -22,8 +23,9 @@ const LOOK_FOR_IDLE: Duration = Duration::from_secs(60);
 const SHORTEST_CHECK: Duration = Duration::from_secs(2);
 /// How much later than its time an expiry may be noticed, even by a clock that jumps.
 const LONGEST_NAP: Duration = Duration::from_millis(500);
-/// An instance that fell silent is looked for once more, so much later.
+/// An instance that fell silent is looked for once more, so much later, but not too often.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
+const ASK_PAUSE: Duration = Duration::from_secs(10);
 
 /// Tells the daemon what it is to do, and does what is due.
 pub(crate) async fn keep(shared: Arc<Shared>) {
@@ -38,20 +40,18 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             let now = Instant::now();
             expire(&shared, &mut state);
             let (checks, mut next) = due_checks(&shared, &mut state, now);
-            for browse in state.browses.values_mut() {
-                match browse.again {
-                    Some(again) if again <= now => {
-                        browse.again = None;
-                        browse.asked = now;
-                        browse.ask.notify_one();
-                    }
-                    Some(again) => next = next.min(again),
-                    None => {}
+            if let Some(ear) = &mut state.ear
+                && let Some(again) = ear.again
+            {
+                if again <= now {
+                    ear.ask_again(now);
+                } else {
+                    next = next.min(again);
                 }
             }
             if now >= look_for_idle {
                 look_for_idle = now + LOOK_FOR_IDLE;
-                end_idle(&shared, &mut state, now);
+                end_idle(&mut state, now);
             }
             if let Some(expiry) = state.directory.next_expiry() {
                 let left = expiry.saturating_duration_since(shared.clock.now());
@@ -116,8 +116,8 @@ fn due_checks(
     let all = state.directory.is_watched(None);
     for (fullname, check) in &mut state.checks {
         if check.at <= now {
-            // Who is on the list only is left to the two minutes.
-            let wanted = all || state.browses.contains_key(&Some(check.service.clone()));
+            // Those whom nobody looks for are left to the two minutes.
+            let wanted = all || state.wanted.contains_key(&check.service);
             let patience = patience(check.ttl);
             if wanted {
                 due.push((fullname.clone(), patience));
@@ -139,56 +139,46 @@ fn pause(shared: &Shared, ttl: Duration) -> Duration {
     ttl * (700 + tenths) / 1000
 }
 
-fn end_idle(shared: &Shared, state: &mut State, now: Instant) {
-    let idle: Vec<_> = state
-        .browses
-        .iter()
-        .filter(|(service, browse)| {
-            now.duration_since(browse.used) >= IDLE
-                && !state.directory.is_watched(service.as_deref())
-        })
-        .map(|(service, _)| service.clone())
-        .collect();
-    for service in idle {
-        shared.stop_listening(state, &service);
-    }
+fn end_idle(state: &mut State, now: Instant) {
+    let State {
+        wanted, directory, ..
+    } = state;
+    wanted.retain(|service, wanted| {
+        now.duration_since(wanted.used) < IDLE || directory.is_watched(Some(service))
+    });
 }
 
-/// Listens for a service, or for all of them.
-pub(crate) async fn browse(shared: Arc<Shared>, service: Option<String>, ask: Arc<Notify>) {
-    let ty = match &service {
-        Some(service) => names::subtype(&shared.namespace, service),
-        None => names::TYPE.to_owned(),
-    };
-    let mut receiver: Option<Receiver<ServiceEvent>> = None;
+/// Listens to everything that `micro` announces.
+pub(crate) async fn listen(shared: Arc<Shared>, ask: Arc<Notify>) {
+    let mut next: Option<Receiver<ServiceEvent>> = None;
     loop {
-        let current = match receiver.take() {
-            Some(current) => current,
-            None => match shared.daemon.browse(&ty).await {
-                Ok(current) => current,
+        let ear = match next.take() {
+            Some(ear) => ear,
+            None => match shared.daemon.browse(names::TYPE).await {
+                Ok(ear) => ear,
                 Err(err) => {
-                    tracing::warn!(%err, ty, "multicast DNS cannot be listened to");
+                    tracing::warn!(%err, "multicast DNS cannot be listened to");
                     return;
                 }
             },
         };
         tokio::select! {
-            event = current.recv_async() => match event {
+            event = ear.recv_async() => match event {
                 Ok(event) => {
-                    shared.hear(service.as_deref(), event);
-                    receiver = Some(current);
+                    shared.hear_all(event, &ear);
+                    next = Some(ear);
                 }
                 Err(_) => {
-                    shared.missed(service.as_deref());
+                    shared.missed();
                     sleep(LONGEST_NAP).await;
                 }
             },
             () = ask.notified() => {
                 // Asking again is listening again. What the old ear has heard still counts.
-                receiver = shared.daemon.browse(&ty).await.ok();
+                next = shared.daemon.browse(names::TYPE).await.ok();
                 let rest = async {
-                    while let Ok(event) = current.recv_async().await {
-                        shared.hear(service.as_deref(), event);
+                    while let Ok(event) = ear.recv_async().await {
+                        shared.hear_all(event, &ear);
                     }
                 };
                 let _ = timeout(LONGEST_NAP, rest).await;
@@ -198,31 +188,47 @@ pub(crate) async fn browse(shared: Arc<Shared>, service: Option<String>, ask: Ar
 }
 
 impl Shared {
-    fn hear(&self, service: Option<&str>, event: ServiceEvent) {
+    /// Takes an event, and those behind it: the daemon hangs up on who lets a thousand wait.
+    fn hear_all(&self, event: ServiceEvent, ear: &Receiver<ServiceEvent>) {
+        let mut events = VecDeque::from([event]);
+        for _ in 0..MOST_SEEN {
+            let Some(event) = events.pop_front() else {
+                break;
+            };
+            self.hear(event);
+            events.extend(ear.try_iter().filter(tells_something));
+        }
+        // A flood: the rest in one go, for it is here already.
+        for event in events {
+            self.hear(event);
+        }
+        self.heard.notify_waiters();
+    }
+
+    fn hear(&self, event: ServiceEvent) {
         match event {
-            ServiceEvent::ServiceResolved(resolved) => self.see(service, &resolved),
+            ServiceEvent::ServiceResolved(resolved) => self.see(&resolved),
             ServiceEvent::ServiceRemoved(_, fullname) => {
                 let mut state = self.lock();
-                let known = state.directory.has_seen(&fullname);
+                if !state.directory.has_seen(&fullname) {
+                    return;
+                }
                 state.directory.lose(&fullname);
                 state.checks.remove(&fullname);
-                if let Some(browse) = state.browses.get_mut(&service.map(str::to_owned))
-                    && known
-                {
-                    browse.again.get_or_insert(Instant::now() + SECOND_LOOK);
+                if let Some(ear) = &mut state.ear {
+                    let again = (ear.asked + ASK_PAUSE).max(Instant::now() + SECOND_LOOK);
+                    ear.again.get_or_insert(again);
                     self.wake.notify_one();
                 }
             }
             ServiceEvent::SearchStarted(text) if text.contains(" on 0 interfaces") => {
                 self.warn_once("no interface of this machine does multicast; nobody will be found");
-                return;
             }
-            _ => return,
+            _ => {}
         }
-        self.heard.notify_waiters();
     }
 
-    fn see(&self, browsed: Option<&str>, resolved: &ResolvedService) {
+    fn see(&self, resolved: &ResolvedService) {
         let fullname = &resolved.fullname;
         let seen = self.read(resolved);
         let mut state = self.lock();
@@ -242,10 +248,8 @@ impl Shared {
         if echo || state.directory.is_own(&key, fullname) {
             return;
         }
-        for browse in [browsed.map(str::to_owned), Some(key.0.clone())] {
-            if let Some(browse) = state.browses.get_mut(&browse) {
-                browse.changed = now;
-            }
+        if let Some(wanted) = state.wanted.get_mut(&key.0) {
+            wanted.changed = now;
         }
         state.directory.see(fullname, &key, entry);
         if let Some(ttl) = announcement.ttl
@@ -308,17 +312,17 @@ impl Shared {
     }
 
     /// Not everything was heard: what was seen is forgotten, and told anew.
-    fn missed(&self, service: Option<&str>) {
+    fn missed(&self) {
         let mut state = self.lock();
-        state.directory.end_watches(service);
-        state
-            .directory
-            .forget(|name| service.is_none_or(|service| name == service));
-        state
-            .checks
-            .retain(|_, check| service.is_some_and(|service| check.service != service));
-        tracing::debug!(service, "multicast DNS was not heard in time");
+        state.directory.end_watches();
+        state.directory.forget();
+        state.checks.clear();
+        tracing::debug!("multicast DNS was not heard in time");
     }
+}
+
+fn tells_something(event: &ServiceEvent) -> bool {
+    !matches!(event, ServiceEvent::ServiceFound(..))
 }
 
 /// The instance name: what stands before the type.

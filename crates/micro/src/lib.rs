@@ -143,7 +143,7 @@ pub mod __v1 {
     pub use micro_macros::service;
     pub use micro_server::{Contract, Routes};
     pub use micro_transport_core::{ContractSpec, MethodKind, MethodSpec};
-    pub use serde;
     #[cfg(feature = "proto-json")]
-    pub use {pbjson, pbjson_types};
+    pub use pbjson;
+    pub use serde;
 }

@@ -104,18 +104,21 @@ fn the_trait(contract: &Contract) -> TokenStream {
         .iter()
         .map(|method| {
             let mut item = method.item.clone();
-            let output = &method.output;
-            // Errors about the future, such as that it is not `Send`, belong to the method.
-            let span = Span::mixed_site().located_at(output.span());
-            let future = quote_spanned! {span=>
-                impl ::core::future::Future<Output = #output> + ::core::marker::Send
-            };
+            let future = future(&method.output);
             item.sig.asyncness = None;
             item.sig.output = syn::parse_quote!(-> #future);
             item.into()
         })
         .collect();
     item.into_token_stream()
+}
+
+/// What a method returns; errors about it, such as that it is not `Send`, point at the result.
+fn future(output: &syn::Type) -> TokenStream {
+    let span = Span::mixed_site().located_at(output.span());
+    quote_spanned! {span=>
+        impl ::core::future::Future<Output = #output> + ::core::marker::Send
+    }
 }
 
 fn client_struct(contract: &Contract, names: &Names) -> TokenStream {
@@ -225,26 +228,23 @@ fn client_impls(contract: &Contract, names: &Names) -> TokenStream {
         let context = &method.context;
         let output = &method.output;
         let call = match (method.request.streaming, method.reply.streaming) {
-            (false, false) => "unary",
-            (false, true) => "server_streaming",
-            (true, false) => "client_streaming",
-            (true, true) => "bidi_streaming",
+            (false, false) => quote!(unary),
+            (false, true) => quote!(server_streaming),
+            (true, false) => quote!(client_streaming),
+            (true, true) => quote!(bidi_streaming),
         };
         let argument = &method.request.whole;
         let (request, reply) = shapes(method, v1);
-        // A message that cannot cross threads is the fault of its type.
-        let call = Ident::new(
-            call,
-            Span::mixed_site().located_at(method.request.ty.span()),
-        );
+        // A result that is not micro's is told where it is written.
+        let at_output = mixed.located_at(output.span());
+        let future = future(output);
+        let body = quote_spanned! {at_output=>
+            #v1::Method::#call(&self.#field, cx, #request, #reply, request)
+        };
         quote_spanned! {mixed=>
             #(#cfgs)*
-            fn #name(
-                &self,
-                cx: #context,
-                request: #argument,
-            ) -> impl ::core::future::Future<Output = #output> + ::core::marker::Send {
-                #v1::Method::#call(&self.#field, cx, #request, #reply, request)
+            fn #name(&self, cx: #context, request: #argument) -> #future {
+                #body
             }
         }
     });
@@ -294,7 +294,8 @@ fn server_impls(contract: &Contract, names: &Names) -> TokenStream {
         };
         let argument = &method.request.whole;
         let (request, reply) = shapes(method, v1);
-        quote_spanned! {mixed=>
+        let at_output = mixed.located_at(method.output.span());
+        quote_spanned! {at_output=>
             #(#cfgs)*
             let routes = {
                 let implementation = ::std::sync::Arc::clone(&self.implementation);
@@ -306,7 +307,8 @@ fn server_impls(contract: &Contract, names: &Names) -> TokenStream {
                     move |cx: #v1::Context, request: #argument| {
                         let implementation = ::std::sync::Arc::clone(&implementation);
                         async move {
-                            <#implementation as #the_trait>::#name(&*implementation, &cx, request).await
+                            <#implementation as #the_trait>::#name(&*implementation, &cx, request)
+                                .await
                         }
                     },
                 )
@@ -352,11 +354,17 @@ fn server_impls(contract: &Contract, names: &Names) -> TokenStream {
     }
 }
 
-/// How the method's messages meet codecs; an error points at the type.
+/// How the method's messages meet codecs.
+///
+/// It is what `shape!` expands to, written out: an error inside a macro would not point at the type.
 fn shapes(method: &Method, v1: &TokenStream) -> (TokenStream, TokenStream) {
     let shape = |ty: &syn::Type| {
         let span = Span::mixed_site().located_at(ty.span());
-        quote_spanned!(span=> #v1::shape!(#ty))
+        quote_spanned! {span=> {
+            #[allow(unused_imports)]
+            use #v1::codec::{ViaBoth as _, ViaProto as _, ViaRaw as _, ViaSerde as _};
+            (&&&&#v1::codec::Probe::<#ty>::new()).shape()
+        }}
     };
     (shape(&method.request.ty), shape(&method.reply.ty))
 }

@@ -16,7 +16,7 @@ use micro_transport_core::{ContractSpec, MethodKind, MethodSpec};
 /// What generated code names.
 pub mod __v1 {
     pub use super::{Client, Contract, Method, Routes};
-    pub use micro_codec_core::shape;
+    pub use micro_codec_core as codec;
     pub use micro_core::Context;
     pub use micro_transport_core::{ContractSpec, MethodKind, MethodSpec};
 }

@@ -249,7 +249,6 @@ async fn f02_dropping_a_call_cancels_its_handler() {
     let cx = Context::new();
     let call = unary(&*node, &cx, "Sleep", "");
     assert!(tokio::time::timeout(Duration::from_millis(30), call).await.is_err());
-    assert_eq!(server.counts.running(), 0.max(server.counts.running()));
     assert!(server.is_idle_within(Duration::from_millis(50)).await);
     assert_eq!(server.counts.cancelled.load(Ordering::SeqCst), 1);
 

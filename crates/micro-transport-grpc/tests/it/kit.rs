@@ -66,12 +66,13 @@ impl Handler for Service {
         let counts = Arc::clone(&self.counts);
         counts.begun.fetch_add(1, Ordering::SeqCst);
         counts.running.fetch_add(1, Ordering::SeqCst);
-        let mut running = Running {
+        let running = Running {
             counts,
             cx: cx.clone(),
             done: false,
         };
         Box::pin(async move {
+            let mut running = running;
             let outcome = answer(cx, request).await;
             running.done = true;
             outcome
