@@ -12,8 +12,8 @@ use std::{env, fs};
 
 use micro_build::Builder;
 
-/// Where the code goes, below the top of the workspace.
-const SERVER: &str = "crates/micro-server/src/generated";
+/// Generated files and what is in them.
+type Files = BTreeMap<String, String>;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let check = match env::args().nth(1).as_deref() {
@@ -25,19 +25,25 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         .ancestors()
         .nth(2)
         .ok_or("this crate is not in a workspace")?;
-    let folder = root.join(SERVER);
+    let protos = root.join("proto");
     let mut stale = Vec::new();
-    for (name, code) in server(&root.join("proto"))? {
-        let path = folder.join(name);
-        let code = format(&code)?;
-        if fs::read_to_string(&path).is_ok_and(|old| old == code) {
-            continue;
+    for (folder, files) in [
+        ("crates/micro-codec-proto/src/generated", well_known()?),
+        ("crates/micro-server/src/generated", server(&protos)?),
+    ] {
+        let folder = root.join(folder);
+        for (name, code) in files {
+            let path = folder.join(name);
+            let code = format(&code)?;
+            if fs::read_to_string(&path).is_ok_and(|old| old == code) {
+                continue;
+            }
+            if !check {
+                fs::create_dir_all(&folder)?;
+                fs::write(&path, code)?;
+            }
+            stale.push(path);
         }
-        if !check {
-            fs::create_dir_all(&folder)?;
-            fs::write(&path, code)?;
-        }
-        stale.push(path);
     }
     for path in &stale {
         let path = path.strip_prefix(root).unwrap_or(path).display();
@@ -53,8 +59,26 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     })
 }
 
+/// Protobuf's well-known types. Their JSON is written by hand, for it is like no other.
+fn well_known() -> Result<Files, Box<dyn Error>> {
+    let protos = [
+        "any",
+        "duration",
+        "empty",
+        "field_mask",
+        "struct",
+        "timestamp",
+        "wrappers",
+    ];
+    let protos = protos.map(|name| format!("google/protobuf/{name}.proto"));
+    // They come with the compiler: there is no folder to look into.
+    let nowhere: [&str; 0] = [];
+    let builder = Builder::new().crate_path("crate").messages_only(true);
+    Ok(builder.json(false).generate(&protos, &nowhere)?)
+}
+
 /// What the server answers by itself. It has its own `__v1`, and routes written by hand.
-fn server(protos: &Path) -> Result<BTreeMap<String, String>, Box<dyn Error>> {
+fn server(protos: &Path) -> Result<Files, Box<dyn Error>> {
     let builder = Builder::new().crate_path("crate").messages_only(true);
     // `curl` asks for health in JSON; reflection is a stream, which no `curl` can ask for.
     let mut out = builder.generate(&[protos.join("grpc/health/v1/health.proto")], &[protos])?;

@@ -286,7 +286,7 @@ impl Builder {
 /// The package of the well-known types.
 const WELL_KNOWN: &str = ".google.protobuf";
 /// Where its messages are, below `__v1`.
-const WELL_KNOWN_PATH: &str = "pbjson_types";
+const WELL_KNOWN_PATH: &str = "proto::wkt";
 
 impl Default for Builder {
     fn default() -> Self {

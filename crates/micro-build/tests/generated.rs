@@ -21,8 +21,8 @@ use everything::v1::everything::{Choice, Nested, nested::Deeper};
 use everything::v1::{
     Color, Everything, FILE_DESCRIPTOR_SET, Nothing, Tester, TesterClient, TesterServer,
 };
-use micro::__v1::pbjson_types as wkt;
 use micro::__v1::proto::__private::prost::Message as _;
+use micro::codec::proto::wkt;
 use micro::codec::{Schema, shape};
 use micro::{Context, ErrorKind, Result, Service, Streaming};
 use serde_json::{Value, json};

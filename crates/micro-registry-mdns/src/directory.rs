@@ -245,6 +245,7 @@ impl Directory {
     }
 
     pub(crate) fn watch(&mut self, only: Option<String>) -> mpsc::Receiver<Event> {
+        self.watchers.retain(|watcher| !watcher.sender.is_closed());
         let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
         self.watchers.push(Watcher { only, sender });
         receiver

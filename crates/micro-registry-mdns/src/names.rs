@@ -24,8 +24,7 @@ pub(crate) fn host(instance: &str) -> String {
     format!("micro-{:016x}.local.", hash(&[instance]))
 }
 
-/// The type that a service is looked up by. Another namespace has another one: it is not even
-/// asked.
+/// The subtype of a service, for tools that look for one service only. Each namespace has its own.
 pub(crate) fn subtype(namespace: &str, service: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let label = if namespace.is_empty() && service.len() <= 60 && service.bytes().all(plain) {

@@ -366,3 +366,58 @@ fn believed(resolved: &ResolvedService, said: Option<&str>) -> Option<Address> {
     addresses.sort_by_key(|address| matches!(address, Address::Ip(at) if at.is_ipv6()));
     addresses.into_iter().next()
 }
+
+#[cfg(test)]
+mod tests {
+    use mdns_sd::ServiceInfo;
+
+    use super::*;
+
+    /// An instance as if it came from a network: no address is marked as heard on loopback.
+    fn from_network(ip: &str, port: u16) -> ResolvedService {
+        let info = ServiceInfo::new(names::TYPE, "x", "x.local.", ip, port, None).unwrap();
+        info.as_resolved_service()
+    }
+
+    #[test]
+    fn a_network_cannot_send_us_to_ourselves() {
+        for (ip, said) in [
+            ("127.0.0.1", None),
+            ("::1", None),
+            ("169.254.169.254", None),
+            ("0.0.0.0", None),
+            ("fe80::1", None),
+            ("10.0.0.7", Some("127.0.0.1:22")),
+            ("10.0.0.7", Some("localhost:22")),
+            ("10.0.0.7", Some("169.254.169.254:80")),
+            ("127.0.0.1", Some("127.0.0.1:22")),
+            ("10.0.0.7", Some("[::ffff:127.0.0.1]:22")),
+            ("10.0.0.7", Some("nonsense")),
+        ] {
+            let address = believed(&from_network(ip, 80), said);
+            assert_eq!(address, None, "{ip} {said:?}");
+        }
+        assert_eq!(believed(&from_network("10.0.0.7", 0), None), None);
+        let address = believed(&from_network("10.0.0.7", 80), Some("198.51.100.7:81"));
+        assert_eq!(address.unwrap().to_string(), "198.51.100.7:81");
+    }
+
+    #[test]
+    fn among_several_addresses_it_is_always_the_same() {
+        let mixed = "2001:db8::7,10.0.0.8,10.0.0.7,127.0.0.1";
+        let address = believed(&from_network(mixed, 80), None);
+        assert_eq!(address.unwrap().to_string(), "10.0.0.7:80");
+        let address = believed(&from_network("2001:db8::7", 80), None);
+        assert_eq!(address.unwrap().to_string(), "[2001:db8::7]:80");
+    }
+
+    #[test]
+    fn instance_names_are_read() {
+        assert_eq!(
+            instance_name("Frank's greeter._micro._tcp.local."),
+            "Frank's greeter"
+        );
+        assert_eq!(instance_name("a\\.b._micro._tcp.local."), "a.b");
+        assert_eq!(instance_name("odd"), "odd");
+    }
+}

@@ -81,6 +81,7 @@ impl fmt::Debug for MemoryRegistry {
         let directory = self.0.lock();
         f.debug_struct("MemoryRegistry")
             .field("services", &directory.services.keys())
+            .field("watchers", &directory.watchers.len())
             .finish_non_exhaustive()
     }
 }

@@ -56,6 +56,10 @@ impl Watchers {
         id
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
     /// Gives an event to those whom it concerns.
     pub(crate) fn tell(&mut self, event: &Event) {
         for queue in self.queues.values_mut() {
@@ -280,12 +284,14 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_watch_leaves_nothing_behind() {
         let registry = MemoryRegistry::new();
+        let kept = registry.watch(WatchOptions::default()).await.unwrap();
         for _ in 0..10 {
             drop(registry.watch(WatchOptions::default()).await.unwrap());
         }
         let text = format!("{registry:?}");
-        assert!(text.contains("MemoryRegistry"), "{text}");
-        let opts = RegisterOptions::default();
-        registry.register(&node("127.0.0.1:1"), opts).await.unwrap();
+        assert!(text.contains("watchers: 1"), "{text}");
+        drop(kept);
+        let text = format!("{registry:?}");
+        assert!(text.contains("watchers: 0"), "{text}");
     }
 }

@@ -235,6 +235,23 @@ pub(crate) fn to_metadata(headers: &HeaderMap) -> Result<Metadata> {
     Ok(metadata)
 }
 
+/// What HTTP/2 counts for the headers beside the metadata, but for path and authority: about.
+const OTHERS: usize = 512;
+
+/// Fails if metadata, with `more` bytes of other headers, may not be sent.
+pub(crate) fn check_out(metadata: &Metadata, more: usize, limit: usize) -> Result<()> {
+    let size = metadata.size() + more + OTHERS;
+    // Without metadata it is the protocol's own, which has no choice.
+    if size <= limit || metadata.is_empty() {
+        return Ok(());
+    }
+    Err(
+        Error::resource_exhausted("the metadata are larger than may be sent")
+            .with_context("size", size)
+            .with_context("limit", limit),
+    )
+}
+
 /// Metadata as headers.
 pub(crate) fn put_metadata(metadata: &Metadata, headers: &mut HeaderMap) -> Result<()> {
     for (name, bytes) in metadata.iter_bytes() {

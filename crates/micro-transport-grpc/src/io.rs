@@ -90,7 +90,15 @@ impl AsyncRead for Io {
             let read = each!(&mut this.raw, io => Pin::new(io).poll_read(cx, buf));
             match read {
                 Poll::Ready(Ok(())) => {}
-                other => return other,
+                Poll::Ready(Err(err)) => {
+                    // h2 keeps only the text of an error.
+                    #[cfg(feature = "tls")]
+                    if let (Some((tap, _)), Some(why)) = (&this.tap, crate::tls::classify(&err)) {
+                        let _ = tap.tls_failure.set(why);
+                    }
+                    return Poll::Ready(Err(err));
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
         if let Some((tap, parser)) = &mut this.tap {
@@ -167,6 +175,8 @@ pub(crate) struct Tap {
     /// How many more frames may come that are not work.
     allowance: AtomicU32,
     refilled: AtomicU64,
+    #[cfg(feature = "tls")]
+    tls_failure: std::sync::OnceLock<(micro_core::ErrorKind, &'static str)>,
 }
 
 impl Tap {
@@ -186,6 +196,8 @@ impl Tap {
             first: AtomicU64::new(0),
             allowance: AtomicU32::new(Self::ALLOWANCE),
             refilled: AtomicU64::new(0),
+            #[cfg(feature = "tls")]
+            tls_failure: std::sync::OnceLock::new(),
         }
     }
 
@@ -221,6 +233,12 @@ impl Tap {
     /// The first eight bytes that came, zeros behind them.
     pub(crate) fn first(&self) -> [u8; 8] {
         self.first.load(Ordering::Relaxed).to_be_bytes()
+    }
+
+    /// Why TLS failed, if it did after its handshake.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_failure(&self) -> Option<(micro_core::ErrorKind, &'static str)> {
+        self.tls_failure.get().copied()
     }
 
     fn credit(&self) {

@@ -15,7 +15,7 @@
 //! - `grpc-timeout` goes both ways; go-micro's `timeout` header (decimal nanoseconds) is
 //!   understood, and so are its errors, as JSON in the message or as a detail.
 //! - An error's kind beyond gRPC's codes travels as an `ErrorInfo` of the domain `micro`.
-//!   A message is cut at 2 KiB and details are left out beyond 6 KiB, since trailers that exceed
+//!   A message is cut at 2 KiB and details are left out beyond 4 KiB, since trailers that exceed
 //!   the peer's header limit would be lost as a whole.
 //! - `grpc-retry-pushback-ms` in a failed answer becomes a `RetryInfo` detail, or forbids repeating.
 //!

@@ -85,8 +85,7 @@ impl Outgoing {
             match messages.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => {
                     if let Err(err) = frame::check_out(message.len(), self.limit) {
-                        self.failed = Some(err);
-                        self.messages = None;
+                        self.fail(err);
                     } else {
                         frame::put_prefix(&mut self.batch, message.len());
                         if message.len() <= frame::COPY {
@@ -96,16 +95,19 @@ impl Outgoing {
                         }
                     }
                 }
-                Poll::Ready(Some(Err(err))) => {
-                    self.failed = Some(err);
-                    self.messages = None;
-                }
+                Poll::Ready(Some(Err(err))) => self.fail(err),
                 Poll::Ready(None) => self.messages = None,
                 Poll::Pending if self.batch.is_empty() => return Poll::Pending,
                 Poll::Pending => return Poll::Ready(()),
             }
         }
         Poll::Ready(())
+    }
+
+    /// Ends the stream with an error behind what it has given so far.
+    pub(crate) fn fail(&mut self, err: Error) {
+        self.messages = None;
+        self.failed = Some(err);
     }
 
     /// The error of a stream that failed before its first message.

@@ -107,20 +107,25 @@ pub(crate) async fn connect(
 
 /// What a failed handshake means, and what to do about it.
 pub(crate) fn explain(err: io::Error, otherwise: &'static str) -> Error {
+    let (kind, message) = classify(&err).unwrap_or((ErrorKind::Unavailable, otherwise));
+    Error::new(kind, message)
+        .with_context("why", &err)
+        .with_source(err)
+}
+
+/// What a failure of TLS means; `None` if it is not TLS that failed.
+pub(crate) fn classify(err: &io::Error) -> Option<(ErrorKind, &'static str)> {
     use AlertDescription as Alert;
-    let inner = err
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let (kind, message) = match inner {
-        Some(rustls::Error::InvalidCertificate(_)) => (
+    Some(match err.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(_) => (
             ErrorKind::Unauthenticated,
             "the peer is not who it should be: its certificate was refused",
         ),
-        Some(rustls::Error::NoCertificatesPresented) => (
+        rustls::Error::NoCertificatesPresented => (
             ErrorKind::Unauthenticated,
             "the peer shows no certificate, and this listener demands one",
         ),
-        Some(rustls::Error::AlertReceived(
+        rustls::Error::AlertReceived(
             Alert::CertificateRequired
             | Alert::BadCertificate
             | Alert::UnknownCA
@@ -131,21 +136,17 @@ pub(crate) fn explain(err: io::Error, otherwise: &'static str) -> Error {
             | Alert::AccessDenied
             | Alert::DecryptError
             | Alert::HandshakeFailure,
-        )) => (
+        ) => (
             ErrorKind::Unauthenticated,
             "the peer refused our certificate, or demands one: give TlsIdentity a chain it trusts",
         ),
-        Some(rustls::Error::InvalidMessage(_)) => (
+        rustls::Error::InvalidMessage(_) => (
             ErrorKind::Unavailable,
             "the peer does not speak TLS: dial it without, or give its listener an identity",
         ),
-        Some(rustls::Error::PeerIncompatible(_) | rustls::Error::AlertReceived(_)) => (
+        _ => (
             ErrorKind::Unavailable,
             "the peer and we have no TLS in common",
         ),
-        _ => (ErrorKind::Unavailable, otherwise),
-    };
-    Error::new(kind, message)
-        .with_context("why", &err)
-        .with_source(err)
+    })
 }

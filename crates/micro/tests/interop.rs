@@ -1,22 +1,7 @@
-//! Others' clients and servers, and ours.
+//! Bootstrap.
 
 mod common;
-
-#[test]
-fn show() {
-    use common::*;
-    use micro::Contract as _;
-    let rt = tokio::runtime::Runtime::new().unwrap();
-    rt.block_on(async {
-        let fleet = Fleet::new();
-        let p = Prober {
-            node: String::new(),
-            seen: Default::default(),
-            client: fleet.client().await,
-        };
-        print!(
-            "{}",
-            ProbeServer::new(p).routes().to_proto("probe").unwrap()
-        );
-    });
-}
+#[path = "interop/codegen.rs"]
+mod codegen;
+#[path = "interop/kinds.rs"]
+mod kinds;

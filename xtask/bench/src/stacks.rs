@@ -1,6 +1,7 @@
 //! The stacks that take turns. A new one is a module here, an [`Echo`] and a line in [`STACKS`].
 
 mod hyper;
+mod micro;
 mod mux;
 mod tonic;
 
@@ -87,6 +88,7 @@ pub(crate) const STACKS: &[Stack] = &[
     row::<hyper::Hyper>(),
     row::<tonic::Tonic<1>>(),
     row::<tonic::Tonic<2>>(),
+    row::<micro::Micro>(),
 ];
 
 const fn row<E: Echo>() -> Stack {

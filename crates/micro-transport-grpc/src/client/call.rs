@@ -91,10 +91,13 @@ pub(crate) async fn call(
             Error::unavailable("the connection is closed or going away").with_unprocessed(true)
         );
     }
-    let (message_in, message_out) = {
+    let (message_in, message_out, most_headers) = {
         let limits = connection.limits.get();
-        (limits.message_in, limits.message_out)
+        (limits.message_in, limits.message_out, limits.headers)
     };
+    let target = request.path.len() + connection.target.address.len();
+    headers::check_out(&request.metadata, target, most_headers)
+        .map_err(|err| err.with_unprocessed(true))?;
     if let Body::Message(message) = &request.body {
         frame::check_out(message.len(), message_out).map_err(|err| err.with_unprocessed(true))?;
     }

@@ -194,14 +194,12 @@ async fn tcp(address: &str, host: &str, port: u16, opts: &DialOptions) -> Result
 fn not_http2(err: h2::Error, tap: &Tap, address: &str) -> Error {
     // With TLS 1.3 a refused certificate is heard of only here.
     #[cfg(feature = "tls")]
-    if err.get_io().is_some_and(|io| io.get_ref().is_some()) {
-        let io = err
-            .into_io()
-            .unwrap_or_else(|| std::io::ErrorKind::Other.into());
-        return crate::tls::explain(io, "the connection broke while it was negotiated")
+    if let Some((kind, message)) = tap.tls_failure() {
+        return Error::new(kind, message)
             .with_operation("transport.dial")
             .with_unprocessed(true)
-            .with_context("address", address);
+            .with_context("address", address)
+            .with_source(err);
     }
     let message = match tap.first() {
         [b'H', b'T', b'T', b'P', b'/', b'1', ..] => {

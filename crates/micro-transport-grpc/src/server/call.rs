@@ -13,7 +13,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request as HttpRequest, Response as HttpResponse};
-use micro_core::{Canceller, Context, Error, Metadata, Result};
+use micro_core::{Canceller, Context, Error, Result};
 use micro_transport_core::{Body, BoxFuture, Request, Response, Trailers};
 use tokio::time::Sleep;
 
@@ -51,6 +51,7 @@ pub(crate) struct Call {
 struct PerCall {
     message_in: usize,
     message_out: usize,
+    headers: usize,
     call: Duration,
 }
 
@@ -60,6 +61,7 @@ impl PerCall {
         Self {
             message_in: limits.message_in,
             message_out: limits.message_out,
+            headers: limits.headers,
             call: limits.call,
         }
     }
@@ -314,7 +316,8 @@ impl Call {
                             return Stage::Over;
                         }
                         if message.len() <= AT_ONCE {
-                            send_message(&mut respond, head, &message, &trailers);
+                            let most = self.limits.headers;
+                            send_message(&mut respond, head, &message, &trailers, most);
                             return Stage::Over;
                         }
                         Outgoing::message(message)
@@ -328,11 +331,10 @@ impl Call {
                         // An error before the first message needs no headers of its own.
                         let filled =
                             std::panic::catch_unwind(AssertUnwindSafe(|| out.poll_fill(cx)));
-                        let failure = match filled {
-                            Ok(_) => out.take_early_failure(),
-                            Err(_) => Some(panicked(&self.path.path)),
-                        };
-                        if let Some(err) = failure {
+                        if filled.is_err() {
+                            out.fail(panicked(&self.path.path));
+                        }
+                        if let Some(err) = out.take_early_failure() {
                             self.fail(respond, &err);
                             return Stage::Over;
                         }
@@ -363,6 +365,7 @@ impl Call {
 
     /// The response's headers.
     fn head(&self, response: Response) -> Result<(HttpResponse<()>, Body, Trailers)> {
+        headers::check_out(&response.metadata, 0, self.limits.headers)?;
         let mut head = HttpResponse::new(());
         let content_type = match &self.wire {
             Wire::Grpc {
@@ -517,7 +520,11 @@ impl Call {
                 self.stage = Stage::Over;
                 return Poll::Ready(());
             }
-            Err(_) => Err(panicked(&self.path.path)),
+            Err(_) => {
+                // What came before is sent, and then the error.
+                out.fail(panicked(&self.path.path));
+                return self.poll_sending(cx);
+            }
             Ok(Poll::Pending) => {
                 let blocked = out.is_blocked();
                 if self.poll_gone(cx).is_ready() {
@@ -547,8 +554,9 @@ impl Call {
                 Err(out_of_time())
             }
         };
+        let most = self.limits.headers;
         if let Stage::Sending { send, trailers, .. } = &mut self.stage {
-            end_stream(send, trailers.take(), outcome);
+            end_stream(send, trailers.as_ref(), &outcome, most);
         }
         self.canceller = None;
         self.stage = Stage::Over;
@@ -675,6 +683,7 @@ fn send_message(
     head: HttpResponse<()>,
     message: &Bytes,
     trailers: &Trailers,
+    most: usize,
 ) {
     let Ok(mut send) = respond.send_response(head, false) else {
         return;
@@ -688,12 +697,17 @@ fn send_message(
             .and_then(|()| send.send_data(message.clone(), false))
     };
     if sent.is_ok() {
-        end_stream(&mut send, Some(trailers.clone()), Ok(()));
+        end_stream(&mut send, Some(trailers), &Ok(()), most);
     }
 }
 
 /// The status behind the last message. `None` for trailers: no gRPC, just the end.
-fn end_stream(send: &mut SendStream<Bytes>, trailers: Option<Trailers>, outcome: Result<()>) {
+fn end_stream(
+    send: &mut SendStream<Bytes>,
+    trailers: Option<&Trailers>,
+    outcome: &Result<()>,
+    most: usize,
+) {
     let Some(trailers) = trailers else {
         let _ = match outcome {
             Ok(()) => send.send_data(Bytes::new(), true),
@@ -705,25 +719,22 @@ fn end_stream(send: &mut SendStream<Bytes>, trailers: Option<Trailers>, outcome:
         return;
     };
     let mut map = HeaderMap::with_capacity(1);
+    let mut unsent = None;
     if let Some(metadata) = trailers.get().filter(|metadata| !metadata.is_empty())
-        && let Err(err) = put_trailers(metadata, &mut map)
+        && let Err(err) = headers::check_out(metadata, 0, most)
+            .and_then(|()| headers::put_metadata(metadata, &mut map))
     {
         map.clear();
-        status::put(&err, &mut map);
-    } else {
-        match &outcome {
-            Ok(()) => {
-                map.insert(status::GRPC_STATUS, status::OK);
-            }
-            Err(err) => status::put(err, &mut map),
+        unsent = Some(err);
+    }
+    match outcome.as_ref().err().or(unsent.as_ref()) {
+        None => {
+            map.insert(status::GRPC_STATUS, status::OK);
         }
+        Some(err) => status::put(err, &mut map),
     }
     // Fails only if the peer is gone.
     let _ = send.send_trailers(map);
-}
-
-fn put_trailers(metadata: &Metadata, map: &mut HeaderMap) -> Result<()> {
-    headers::put_metadata(metadata, map)
 }
 
 /// An answer to a simple POST.

@@ -433,8 +433,10 @@ fn settings(limits: &Limits) -> h2::server::Builder {
         .max_header_list_size(u32::try_from(limits.headers).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(50)
-        // Streams that the peer reset before we took them (CVE-2023-44487).
-        .max_pending_accept_reset_streams(20)
+        // Streams that the peer reset before we took them (CVE-2023-44487). An honest peer may give
+        // up all its calls at once, also just after it sent them, but it has no more than these.
+        // Such a call never gets to its handler, so it costs no more than any other one.
+        .max_pending_accept_reset_streams(limits.calls_per_connection.max(20))
         // Streams that the peer made us reset (CVE-2025-8671).
         .max_local_error_reset_streams(Some(100));
     builder

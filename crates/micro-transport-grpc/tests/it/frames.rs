@@ -27,8 +27,6 @@ pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -135,7 +133,10 @@ impl Raw {
 
     /// The next frame; `None` when the peer has closed or says nothing for `limit`.
     pub(crate) async fn read_within(&mut self, limit: Duration) -> Option<Frame> {
-        tokio::time::timeout(limit, self.read()).await.ok().flatten()
+        tokio::time::timeout(limit, self.read())
+            .await
+            .ok()
+            .flatten()
     }
 
     async fn read(&mut self) -> Option<Frame> {
@@ -147,8 +148,6 @@ impl Raw {
                     let whole = std::mem::replace(&mut self.buf, rest);
                     return Some(Frame {
                         kind: whole[3],
-                        flags: whole[4],
-                        stream: u32::from_be_bytes([whole[5], whole[6], whole[7], whole[8]]),
                         payload: whole[9..].to_vec(),
                     });
                 }

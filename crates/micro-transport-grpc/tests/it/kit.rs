@@ -118,7 +118,12 @@ pub(crate) async fn all(body: Body) -> Result<Vec<Bytes>> {
 }
 
 async fn answer(cx: Context, request: Request) -> Result<Response> {
-    let method = request.path.rsplit('/').next().unwrap_or_default().to_owned();
+    let method = request
+        .path
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let content_type = request.content_type.clone();
     let reply = |body| Response::new(content_type, body);
     match method.as_str() {
@@ -155,7 +160,10 @@ async fn answer(cx: Context, request: Request) -> Result<Response> {
             Ok(reply(Body::Message("awake".into())))
         }
         "Busy" => {
-            #[expect(clippy::disallowed_methods, reason = "it stands for a handler that computes")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it stands for a handler that computes"
+            )]
             std::thread::sleep(Duration::from_millis(5));
             let thread = format!("{:?}", tokio::task::id());
             Ok(reply(Body::Message(thread.into())))
@@ -195,7 +203,11 @@ async fn answer(cx: Context, request: Request) -> Result<Response> {
         }
         "Collect" => {
             let all = all(request.body).await?;
-            let text = format!("{} {}", all.len(), all.iter().map(Bytes::len).sum::<usize>());
+            let text = format!(
+                "{} {}",
+                all.len(),
+                all.iter().map(Bytes::len).sum::<usize>()
+            );
             Ok(reply(Body::Message(text.into())))
         }
         "Chat" => {
@@ -215,7 +227,9 @@ async fn answer(cx: Context, request: Request) -> Result<Response> {
             Ok("two".into()),
             Err(Error::aborted("after two")),
         ])))),
-        "FailFirst" => Ok(reply(Body::Stream(messages([Err(Error::aborted("at once"))])))),
+        "FailFirst" => Ok(reply(Body::Stream(messages([Err(Error::aborted(
+            "at once",
+        ))])))),
         "Panic" => panic!("a secret in a panic"),
         "PanicLate" => {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -243,7 +257,10 @@ pub(crate) struct Server {
 }
 
 pub(crate) async fn serve(opts: ListenOptions) -> Server {
-    let listener = GrpcTransport::new().listen("127.0.0.1:0", opts).await.unwrap();
+    let listener = GrpcTransport::new()
+        .listen("127.0.0.1:0", opts)
+        .await
+        .unwrap();
     let service = Service::default();
     let counts = Arc::clone(&service.counts);
     let (stop, live) = Live::channel(Stop::Run);
@@ -271,7 +288,10 @@ impl Server {
     }
 
     pub(crate) async fn dial_with(&self, opts: DialOptions) -> Arc<dyn Connection> {
-        GrpcTransport::new().dial(&self.address, opts).await.unwrap()
+        GrpcTransport::new()
+            .dial(&self.address, opts)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn is_idle_within(&self, limit: Duration) -> bool {

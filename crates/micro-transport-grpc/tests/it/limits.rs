@@ -63,7 +63,11 @@ async fn f12_a_black_hole_is_noticed() {
     let err = outcome.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
     assert!(!err.is_unprocessed(), "it may have run");
-    assert!(began.elapsed() < Duration::from_millis(450), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(450),
+        "{:?}",
+        began.elapsed()
+    );
     assert!(!node.is_open());
     assert!(server.is_idle_within(Duration::from_millis(450)).await);
 }
@@ -72,8 +76,13 @@ async fn f12_a_black_hole_is_noticed() {
 #[tokio::test]
 async fn f14_a_slow_reader_stops_its_stream() {
     let server = Server::start().await;
-    let limits = Limits::default().with_stream_window(64 << 10);
-    let node = server.dial_with(DialOptions::default().with_limits(limits)).await;
+    // The connection's window is for all streams together: those that nobody reads must fit.
+    let limits = Limits::default()
+        .with_stream_window(64 << 10)
+        .with_connection_window(16 << 20);
+    let node = server
+        .dial_with(DialOptions::default().with_limits(limits))
+        .await;
     let mut streams = Vec::new();
     for _ in 0..100 {
         let call = request("Count", Body::Message("100000 1000".into()));
@@ -82,22 +91,38 @@ async fn f14_a_slow_reader_stops_its_stream() {
     // The connection still carries what is read.
     let cx = Context::new();
     let got = unary(&*node, &cx, "Echo", "x");
-    assert_eq!(tokio::time::timeout(Duration::from_secs(2), got).await.unwrap().unwrap(), "x");
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(2), got)
+            .await
+            .unwrap()
+            .unwrap(),
+        "x"
+    );
     drop(streams);
     assert!(server.is_idle_within(Duration::from_secs(2)).await);
-    assert_eq!(unary(&*node, &Context::new(), "Echo", "x").await.unwrap(), "x");
+    assert_eq!(
+        unary(&*node, &Context::new(), "Echo", "x").await.unwrap(),
+        "x"
+    );
 }
 
 /// Failure case 15: messages of the limit, of one byte more, and of a promise that is never kept.
 #[tokio::test]
 async fn f15_messages_beyond_the_limit() {
-    let small = Limits::default().with_message_in(1000).with_message_out(1000);
+    let small = Limits::default()
+        .with_message_in(1000)
+        .with_message_out(1000);
     let large = Limits::default();
     let server = serve(ListenOptions::default().with_limits(small.clone())).await;
-    let node = server.dial_with(DialOptions::default().with_limits(large.clone())).await;
+    let node = server
+        .dial_with(DialOptions::default().with_limits(large.clone()))
+        .await;
     let cx = Context::new();
     let at = |size| Bytes::from(vec![1; size]);
-    assert_eq!(unary(&*node, &cx, "Echo", at(1000)).await.unwrap().len(), 1000);
+    assert_eq!(
+        unary(&*node, &cx, "Echo", at(1000)).await.unwrap().len(),
+        1000
+    );
     for size in [1001, 100_000] {
         let err = unary(&*node, &cx, "Echo", at(size)).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{size}");
@@ -108,7 +133,9 @@ async fn f15_messages_beyond_the_limit() {
     assert_eq!(err.kind(), ErrorKind::ResourceExhausted);
     // What the client refuses to send, and to receive.
     let server = Server::start().await;
-    let node = server.dial_with(DialOptions::default().with_limits(small)).await;
+    let node = server
+        .dial_with(DialOptions::default().with_limits(small))
+        .await;
     let err = unary(&*node, &cx, "Echo", at(1001)).await.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::ResourceExhausted);
     assert!(err.is_unprocessed());
@@ -146,12 +173,19 @@ async fn f19_calls_beyond_the_limit_wait() {
     let server = serve(ListenOptions::default().with_limits(limits)).await;
     let node = server.dial().await;
     let naps = (0..40).map(|_| async {
-        assert_eq!(unary(&*node, &Context::new(), "Nap", "").await.unwrap(), "awake");
+        assert_eq!(
+            unary(&*node, &Context::new(), "Nap", "").await.unwrap(),
+            "awake"
+        );
     });
     let began = Instant::now();
     futures_util::future::join_all(naps).await;
     // Ten rounds of four.
-    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(200),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -208,64 +242,216 @@ fn block(headers: &[(&str, &str)]) -> Vec<u8> {
 /// Failure case 21: answers that are not quite gRPC.
 #[tokio::test]
 async fn f21_strange_answers_have_a_kind() {
-    let ok = &[(":status", "200"), ("content-type", "application/grpc+json")][..];
+    let ok = &[
+        (":status", "200"),
+        ("content-type", "application/grpc+json"),
+    ][..];
     let end = END_HEADERS | END_STREAM;
     let head = |headers: &[(&str, &str)], flags| frame(HEADERS, flags, 1, &block(headers));
     let data = |message: &[u8]| frame(DATA, 0, 1, &grpc(message));
     let trailers = |status: &str| head(&[("grpc-status", status)], end);
-    let status = |code: &'static str| head(&[(":status", code), ("content-type", "text/html")], END_HEADERS);
+    let status = |code: &'static str| {
+        head(
+            &[(":status", code), ("content-type", "text/html")],
+            END_HEADERS,
+        )
+    };
     let goaway = |last: u32, code: u32| {
-        frame(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat())
+        frame(
+            GOAWAY,
+            0,
+            0,
+            &[last.to_be_bytes(), code.to_be_bytes()].concat(),
+        )
     };
     use ErrorKind as Kind;
     let html = frame(DATA, END_STREAM, 1, b"<html>Bad Gateway</html>");
     // (what, frames, kind, unprocessed)
     let table = [
-        ("trailers only", head(&[ok, &[("grpc-status", "5")]].concat(), end), Kind::NotFound, false),
-        ("no status", [head(ok, END_HEADERS), frame(DATA, END_STREAM, 1, &grpc(b"x"))].concat(), Kind::Unknown, false),
-        ("502 HTML", [status("502"), html.clone()].concat(), Kind::Unavailable, false),
-        ("503 HTML", [status("503"), html.clone()].concat(), Kind::Unavailable, false),
-        ("404 HTML", [status("404"), html.clone()].concat(), Kind::Unimplemented, false),
-        ("401", [status("401"), html.clone()].concat(), Kind::Unauthenticated, false),
-        ("200 HTML", [status("200"), html].concat(), Kind::Unknown, false),
-        ("refused", frame(RST_STREAM, 0, 1, &7_u32.to_be_bytes()), Kind::Unavailable, true),
-        ("reset: cancel", frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()), Kind::Cancelled, false),
-        ("reset: internal", frame(RST_STREAM, 0, 1, &2_u32.to_be_bytes()), Kind::Internal, false),
+        (
+            "trailers only",
+            head(&[ok, &[("grpc-status", "5")]].concat(), end),
+            Kind::NotFound,
+            false,
+        ),
+        (
+            "no status",
+            [
+                head(ok, END_HEADERS),
+                frame(DATA, END_STREAM, 1, &grpc(b"x")),
+            ]
+            .concat(),
+            Kind::Unknown,
+            false,
+        ),
+        (
+            "502 HTML",
+            [status("502"), html.clone()].concat(),
+            Kind::Unavailable,
+            false,
+        ),
+        (
+            "503 HTML",
+            [status("503"), html.clone()].concat(),
+            Kind::Unavailable,
+            false,
+        ),
+        (
+            "404 HTML",
+            [status("404"), html.clone()].concat(),
+            Kind::Unimplemented,
+            false,
+        ),
+        (
+            "401",
+            [status("401"), html.clone()].concat(),
+            Kind::Unauthenticated,
+            false,
+        ),
+        (
+            "200 HTML",
+            [status("200"), html].concat(),
+            Kind::Unknown,
+            false,
+        ),
+        (
+            "refused",
+            frame(RST_STREAM, 0, 1, &7_u32.to_be_bytes()),
+            Kind::Unavailable,
+            true,
+        ),
+        (
+            "reset: cancel",
+            frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()),
+            Kind::Cancelled,
+            false,
+        ),
+        (
+            "reset: internal",
+            frame(RST_STREAM, 0, 1, &2_u32.to_be_bytes()),
+            Kind::Internal,
+            false,
+        ),
         ("goaway before us", goaway(0, 0), Kind::Unavailable, true),
-        ("goaway after us, then gone", goaway(1, 0), Kind::Unavailable, false),
-        ("half a message", [head(ok, END_HEADERS), frame(DATA, 0, 1, &[0, 0, 0, 0, 9, 1]), trailers("0")].concat(), Kind::Internal, false),
-        ("compressed", [head(ok, END_HEADERS), frame(DATA, 0, 1, &[1, 0, 0, 0, 1, 1]), trailers("0")].concat(), Kind::Internal, false),
-        ("a failure after a message", [head(ok, END_HEADERS), data(b"x"), trailers("10")].concat(), Kind::Aborted, false),
-        ("an interim answer first", [head(&[(":status", "103")], END_HEADERS), head(&[ok, &[("grpc-status", "5")]].concat(), end)].concat(), Kind::NotFound, false),
-        ("a ping first", [frame(PING, 0, 0, &[0; 8]), head(&[ok, &[("grpc-status", "5")]].concat(), end)].concat(), Kind::NotFound, false),
+        (
+            "goaway after us, then gone",
+            goaway(1, 0),
+            Kind::Unavailable,
+            false,
+        ),
+        (
+            "half a message",
+            [
+                head(ok, END_HEADERS),
+                frame(DATA, 0, 1, &[0, 0, 0, 0, 9, 1]),
+                trailers("0"),
+            ]
+            .concat(),
+            Kind::Internal,
+            false,
+        ),
+        (
+            "compressed",
+            [
+                head(ok, END_HEADERS),
+                frame(DATA, 0, 1, &[1, 0, 0, 0, 1, 1]),
+                trailers("0"),
+            ]
+            .concat(),
+            Kind::Internal,
+            false,
+        ),
+        (
+            "a failure after a message",
+            [head(ok, END_HEADERS), data(b"x"), trailers("10")].concat(),
+            Kind::Aborted,
+            false,
+        ),
+        (
+            "an interim answer first",
+            [
+                head(&[(":status", "103")], END_HEADERS),
+                head(&[ok, &[("grpc-status", "5")]].concat(), end),
+            ]
+            .concat(),
+            Kind::NotFound,
+            false,
+        ),
+        (
+            "a ping first",
+            [
+                frame(PING, 0, 0, &[0; 8]),
+                head(&[ok, &[("grpc-status", "5")]].concat(), end),
+            ]
+            .concat(),
+            Kind::NotFound,
+            false,
+        ),
         ("nothing, then gone", Vec::new(), Kind::Unavailable, false),
         ("nonsense", vec![0xff; 100], Kind::Unavailable, false),
     ];
     for (what, frames, kind, unprocessed) in table {
         let address = scripted(frames).await;
-        let node = GrpcTransport::new().dial(&address, DialOptions::default()).await.unwrap();
-        let err = unary(&*node, &Context::new(), "Echo", "ping").await.unwrap_err();
-        assert_eq!((err.kind(), err.is_unprocessed()), (kind, unprocessed), "{what}: {err:?}");
+        let node = GrpcTransport::new()
+            .dial(&address, DialOptions::default())
+            .await
+            .unwrap();
+        let err = unary(&*node, &Context::new(), "Echo", "ping")
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (err.kind(), err.is_unprocessed()),
+            (kind, unprocessed),
+            "{what}: {err:?}"
+        );
     }
     // And two that are fine.
     for frames in [
         [head(ok, END_HEADERS), data(b"x"), trailers("0")].concat(),
-        [head(&[(":status", "200"), ("content-type", "application/grpc")], END_HEADERS), data(b"x"), trailers("0")].concat(),
+        [
+            head(
+                &[(":status", "200"), ("content-type", "application/grpc")],
+                END_HEADERS,
+            ),
+            data(b"x"),
+            trailers("0"),
+        ]
+        .concat(),
     ] {
         let address = scripted(frames).await;
-        let node = GrpcTransport::new().dial(&address, DialOptions::default()).await.unwrap();
-        assert_eq!(unary(&*node, &Context::new(), "Echo", "ping").await.unwrap(), "x");
+        let node = GrpcTransport::new()
+            .dial(&address, DialOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            unary(&*node, &Context::new(), "Echo", "ping")
+                .await
+                .unwrap(),
+            "x"
+        );
     }
 }
 
 /// Failure case 13: a server of one byte a second, and one that resets in the middle.
 #[tokio::test]
 async fn f13_half_an_answer_ends_by_deadline_or_loss() {
-    let ok = block(&[(":status", "200"), ("content-type", "application/grpc+json")]);
-    let half = [frame(HEADERS, END_HEADERS, 1, &ok), frame(DATA, 0, 1, &[0, 0, 0, 0, 9, 1])].concat();
+    let ok = block(&[
+        (":status", "200"),
+        ("content-type", "application/grpc+json"),
+    ]);
+    let half = [
+        frame(HEADERS, END_HEADERS, 1, &ok),
+        frame(DATA, 0, 1, &[0, 0, 0, 0, 9, 1]),
+    ]
+    .concat();
     let address = scripted(half).await;
-    let node = GrpcTransport::new().dial(&address, DialOptions::default()).await.unwrap();
-    let err = unary(&*node, &Context::new(), "Echo", "ping").await.unwrap_err();
+    let node = GrpcTransport::new()
+        .dial(&address, DialOptions::default())
+        .await
+        .unwrap();
+    let err = unary(&*node, &Context::new(), "Echo", "ping")
+        .await
+        .unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
     assert!(!err.is_unprocessed());
     assert!(!node.is_open());
@@ -289,7 +475,10 @@ async fn dialling_what_is_no_grpc_says_what_it_is() {
             let _ = tcp.read(&mut buf).await;
             let _ = tcp.shutdown().await;
         });
-        let err = GrpcTransport::new().dial(&address, DialOptions::default()).await.unwrap_err();
+        let err = GrpcTransport::new()
+            .dial(&address, DialOptions::default())
+            .await
+            .unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unavailable);
         assert!(err.is_unprocessed());
         assert!(err.message().contains(within), "{err}");

@@ -36,9 +36,16 @@ fn post(method: &str, headers: &str, body: &str) -> String {
 #[tokio::test]
 async fn a_post_over_http1_is_a_call() {
     let server = Server::start().await;
-    let answer = http1(&server.address, &post("Echo", "x-tenant: acme\r\n", "{\"a\":1}")).await;
+    let answer = http1(
+        &server.address,
+        &post("Echo", "x-tenant: acme\r\n", "{\"a\":1}"),
+    )
+    .await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    assert!(
+        answer.contains("content-type: application/json\r\n"),
+        "{answer}"
+    );
     assert!(answer.contains("x-tenant: acme\r\n"), "{answer}");
     assert!(answer.contains("x-trailer: behind\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n{\"a\":1}"), "{answer}");
@@ -92,7 +99,10 @@ async fn errors_have_a_status_and_json() {
     ];
     for (request, status, within) in cases {
         let answer = http1(&server.address, &request).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request}\n{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{request}\n{answer}"
+        );
         assert!(answer.contains(within), "{request}\n{answer}");
         assert!(!answer.contains("secret"), "{answer}");
     }
@@ -102,7 +112,11 @@ async fn errors_have_a_status_and_json() {
 async fn a_body_beyond_the_limit_is_413() {
     let limits = Limits::default().with_message_in(10);
     let server = serve(ListenOptions::default().with_limits(limits)).await;
-    assert!(http1(&server.address, &post("Echo", "", "0123456789")).await.contains("200 OK"));
+    assert!(
+        http1(&server.address, &post("Echo", "", "0123456789"))
+            .await
+            .contains("200 OK")
+    );
     let answer = http1(&server.address, &post("Echo", "", "01234567890")).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     let chunked = "POST /test.T/Echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
@@ -115,7 +129,9 @@ async fn a_body_beyond_the_limit_is_413() {
 async fn a_caller_that_hangs_up_cancels_its_handler() {
     let server = Server::start().await;
     let mut tcp = TcpStream::connect(&server.address).await.unwrap();
-    tcp.write_all(post("Sleep", "", "").as_bytes()).await.unwrap();
+    tcp.write_all(post("Sleep", "", "").as_bytes())
+        .await
+        .unwrap();
     assert!(eventually(Duration::from_secs(1), || server.counts.running() == 1).await);
     drop(tcp);
     assert!(server.is_idle_within(Duration::from_millis(100)).await);
