@@ -45,9 +45,26 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
         .into()
 }
 
-/// Makes a protobuf message of a struct, or an enumeration of an enum.
+/// Makes a protobuf message of a struct, or an enumeration of an enum without fields.
 ///
-/// Fields are numbered in their order, or all of them by `#[micro(tag = n)]`.
+/// Fields are numbered in their order, or all of them by `#[micro(tag = n)]`: numbers are what
+/// messages are read by, so only add fields at the end, or number them.
+/// The doc comments travel: reflection shows them.
+///
+/// # Arguments
+///
+/// - `name = "Name"`: the message's name in protobuf, if it is not the type's.
+/// - `crate = "path"`: where the facade is, if it is not `::micro`.
+///
+/// ```
+/// #[derive(Clone, Debug, Default, micro::Message)]
+/// struct Point {
+///     /// To the east.
+///     x: i32,
+///     /// To the north.
+///     y: i32,
+/// }
+/// ```
 #[proc_macro_derive(Message, attributes(micro))]
 pub fn message(input: TokenStream) -> TokenStream {
     message::expand(input.into())

@@ -32,7 +32,10 @@ async fn two_programs_find_each_other_and_notice_a_goodbye() {
         start.elapsed() - seen
     ));
     assert!(seen < MS(1000), "{seen:?}");
-    assert_eq!(b.get("greeter").await.unwrap(), [service.clone()]);
+    assert_eq!(
+        b.get("greeter").await.unwrap(),
+        std::slice::from_ref(&service)
+    );
 
     let start = Instant::now();
     assert_eq!(nodes(&b).await.len(), 1);

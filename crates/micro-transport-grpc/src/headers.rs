@@ -102,8 +102,9 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
         return grpc_timeout(value.as_bytes()).map(Some);
     }
     if let Some(value) = headers.get(TIMEOUT) {
-        // It is a name that others may use too: what is no number is not go-micro's.
-        return Ok(nanos(value.as_bytes()).map(Duration::from_nanos));
+        // It is a name that others may use too: what is no number, or zero, is not go-micro's.
+        let nanos = nanos(value.as_bytes()).filter(|nanos| *nanos > 0);
+        return Ok(nanos.map(Duration::from_nanos));
     }
     Ok(None)
 }

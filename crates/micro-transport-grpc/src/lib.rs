@@ -33,6 +33,9 @@
 //!   takes nothing for `Limits::idle` (or until the call's deadline) loses its call.
 //! - PING, SETTINGS, PRIORITY and unknown frames are work for nobody: a connection that sends some
 //!   2,000 of them without a call in between is closed with `ENHANCE_YOUR_CALM`.
+//! - A peer may give up 40 times `Limits::calls_per_connection` calls within 10 ms of sending them,
+//!   and a tenth of that more each second, beside those it waits for. Beyond that its connection is
+//!   closed with `ENHANCE_YOUR_CALM` (rapid reset).
 //! - `Limits::call` ends a call that brings no deadline, unless its request or its answer is a
 //!   stream. It is not in the handler's context, because nobody knows yet what the answer will be.
 //! - An HTTP/1.1 connection without a request is closed after `Limits::header_timeout`.

@@ -445,6 +445,9 @@ fn server_options(mut options: ServerOptions, backends: &Backends) -> Result<Ser
     if let Some(address) = settings.get("MICRO_SERVER_ADDRESS") {
         options.address = Some(address.to_owned());
     }
+    if let Some(address) = &options.address {
+        options.address = Some(bind_address(address, options.tls.is_some()));
+    }
     if let Some(advertise) = settings.get("MICRO_SERVER_ADVERTISE") {
         options.advertise = Some(advertise.to_owned());
     }
@@ -477,6 +480,24 @@ fn server_options(mut options: ServerOptions, backends: &Backends) -> Result<Ser
         options.stop_timeout = timeout;
     }
     Ok(options)
+}
+
+/// A host alone gets a free port; ports alone stay on this machine, or, with TLS, are open to the
+/// network. Anything else is the transport's to read.
+fn bind_address(text: &str, tls: bool) -> String {
+    let is_ports = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    if is_ports {
+        let host = if tls { "0.0.0.0" } else { "127.0.0.1" };
+        return format!("{host}:{text}");
+    }
+    match text.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(ip)) => format!("[{ip}]:0"),
+        Ok(std::net::IpAddr::V4(ip)) => format!("{ip}:0"),
+        Err(_) if text.starts_with('[') && text.ends_with(']') => format!("{text}:0"),
+        // `memory:…` and `host:port` have a colon, a host name has none.
+        Err(_) if !text.is_empty() && !text.contains(':') => format!("{text}:0"),
+        Err(_) => text.to_owned(),
+    }
 }
 
 /// A service that was started.
@@ -596,5 +617,28 @@ impl Signals {
             // Without a console there is no signal to wait for.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_or_ports_alone_are_completed() {
+        for (text, expected) in [
+            ("0.0.0.0", "0.0.0.0:0"),
+            ("::1", "[::1]:0"),
+            ("[::]", "[::]:0"),
+            ("localhost", "localhost:0"),
+            ("8080", "127.0.0.1:8080"),
+            ("8000-8010", "127.0.0.1:8000-8010"),
+            (":8080", ":8080"),
+            ("10.0.0.1:8000-8010", "10.0.0.1:8000-8010"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(bind_address(text, false), expected, "{text}");
+        }
+        assert_eq!(bind_address("8080", true), "0.0.0.0:8080");
     }
 }

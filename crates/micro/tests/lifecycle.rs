@@ -136,7 +136,7 @@ async fn bad_settings_are_refused_before_anything_starts() {
         ("MICRO_REGISTRY", "memory:?typo=1", "no such option"),
         ("MICRO_REGISTER_TTL", "soon", "MICRO_REGISTER_TTL"),
         ("MICRO_SERVER_METADATA", "zone", "key=value"),
-        ("MICRO_SERVER_ADDRESS", "not an address", "address"),
+        ("MICRO_SERVER_ADDRESS", "not an address:80", "address"),
     ] {
         let mut pairs = vec![(name, value)];
         if name != "MICRO_REGISTRY" {

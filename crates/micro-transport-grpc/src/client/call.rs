@@ -86,6 +86,9 @@ pub(crate) async fn call(
     cx: &Context,
     request: Request,
 ) -> Result<Response> {
+    // Counted before it is asked whether the connection is open: the driver does it the other way
+    // round, so that one of the two sees the other.
+    let active = Active::new(&connection.state);
     if !connection.state.is_open() {
         return Err(
             Error::unavailable("the connection is closed or going away").with_unprocessed(true)
@@ -103,7 +106,6 @@ pub(crate) async fn call(
     }
     let codec = request.content_type.clone();
     let head = head(connection, cx, &request)?;
-    let active = Active::new(&connection.state);
     // A handle of our own: h2's wants `&mut`, and may otherwise be waiting for another call.
     let (response, mut send) = connection
         .sender

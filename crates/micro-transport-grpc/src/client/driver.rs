@@ -62,7 +62,7 @@ impl Driver {
 
     /// Says that no new call can be made.
     fn close(&self) {
-        if self.state.open.swap(false, Ordering::AcqRel) {
+        if self.state.open.swap(false, Ordering::SeqCst) {
             // Fails only if nobody listens.
             let _ = self.gone.send(true);
         }
@@ -72,22 +72,27 @@ impl Driver {
     fn check(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let next = far(now, self.keepalive.min(self.idle));
-        if let Some(since) = self.leaving {
+        let active = self.state.active.load(Ordering::SeqCst);
+        if let Some(since) = self.leaving
+            && active == 0
+        {
             // The peer does not take what is left to send.
             let at = far(since, self.keepalive_timeout);
-            if at <= now && self.state.active.load(Ordering::Relaxed) == 0 {
-                return None;
-            }
-            return Some(if at > now { next.min(at) } else { next });
+            return (at > now).then(|| next.min(at));
         }
         if let Some(pinged) = self.pinged {
             let at = far(pinged, self.keepalive_timeout);
             return (at > now).then(|| next.min(at));
         }
-        if self.state.active.load(Ordering::Relaxed) == 0 {
+        if active == 0 {
             let since = *self.idle_since.get_or_insert(now);
             let at = far(since.max(self.tap.last_read()), self.idle);
-            return (at > now).then(|| next.min(at));
+            if at > now {
+                return Some(next.min(at));
+            }
+            // Closed first, asked again then: a call that came in between is not lost.
+            self.close();
+            return (self.state.active.load(Ordering::SeqCst) > 0).then_some(next);
         }
         self.idle_since = None;
         let at = far(self.tap.last_read(), self.keepalive);

@@ -55,7 +55,7 @@ pub(crate) struct State {
 
 impl State {
     fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
+        self.open.load(Ordering::SeqCst)
     }
 }
 
@@ -65,14 +65,14 @@ pub(crate) struct Active(Arc<State>);
 
 impl Active {
     fn new(state: &Arc<State>) -> Self {
-        state.active.fetch_add(1, Ordering::Relaxed);
+        state.active.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(state))
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -28,6 +28,24 @@ use crate::{headers, status};
 /// then hold 4 MiB at most. A larger one waits here for room.
 const AT_ONCE: usize = 16 << 10;
 
+/// A call given up within this time of its arrival counts against the peer.
+const EARLY: Duration = Duration::from_millis(10);
+
+/// How a call ended, as far as its connection minds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Answered,
+    /// The peer gave it up just after it sent it.
+    GivenUpEarly,
+    GivenUp,
+}
+
+/// What came of beginning a call.
+pub(crate) enum Begun {
+    Over(Ended),
+    Waits(Call),
+}
+
 /// A call that is not over.
 pub(crate) struct Call {
     conn: Arc<Conn>,
@@ -44,6 +62,7 @@ pub(crate) struct Call {
     /// Armed while the peer takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
     stage: Stage,
+    ended: Ended,
 }
 
 /// The limits that are read once per call.
@@ -99,7 +118,7 @@ enum Stage {
 }
 
 impl Call {
-    /// Begins a call and goes as far as it gets without waiting. `None` if that is to its end.
+    /// Begins a call and goes as far as it gets without waiting.
     pub(crate) fn begin(
         conn: &Arc<Conn>,
         path: Arc<Path>,
@@ -107,7 +126,7 @@ impl Call {
         mut respond: SendResponse<Bytes>,
         now: Instant,
         cx: &mut TaskContext<'_>,
-    ) -> Option<Self> {
+    ) -> Begun {
         let (parts, body) = request.into_parts();
         let content_type = parts.headers.get(CONTENT_TYPE);
         let codec = content_type.and_then(|value| headers::codec_of(value.as_bytes()));
@@ -122,10 +141,10 @@ impl Call {
                 Ok(handler) => call.stage = Stage::Handling { respond, handler },
                 Err(Refusal::Error(err)) => {
                     call.fail(respond, &err);
-                    return None;
+                    return Begun::Over(Ended::Answered);
                 }
                 // The caller is gone already.
-                Err(Refusal::Gone) => return None,
+                Err(Refusal::Gone) => return Begun::Over(Ended::GivenUpEarly),
             }
             return call.go_on(cx);
         }
@@ -145,7 +164,7 @@ impl Call {
             }
             Err(answer) => {
                 send_answer(&mut respond, *answer);
-                None
+                Begun::Over(Ended::Answered)
             }
         }
     }
@@ -169,17 +188,34 @@ impl Call {
             timer: None,
             stall: None,
             stage: Stage::Over,
+            ended: Ended::Answered,
         }
     }
 
-    fn go_on(mut self, cx: &mut TaskContext<'_>) -> Option<Self> {
+    fn go_on(mut self, cx: &mut TaskContext<'_>) -> Begun {
         if self.is_slow() {
-            return Some(self);
+            return Begun::Waits(self);
         }
         match Pin::new(&mut self).poll(cx) {
-            Poll::Ready(()) => None,
-            Poll::Pending => Some(self),
+            Poll::Ready(ended) => Begun::Over(ended),
+            Poll::Pending => Begun::Waits(self),
         }
+    }
+
+    /// The peer is gone. Cancelled first, so that whatever hears of it runs before the drop.
+    fn give_up(&mut self) {
+        self.cancel();
+        self.stage = Stage::Over;
+        let age = self
+            .conn
+            .clock
+            .now()
+            .saturating_duration_since(self.arrived);
+        self.ended = if age < EARLY {
+            Ended::GivenUpEarly
+        } else {
+            Ended::GivenUp
+        };
     }
 
     /// Whether the call belongs into a task of its own, because its handler computes for long.
@@ -420,7 +456,7 @@ impl Call {
             let chunk = match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => chunk,
                 Poll::Ready(Some(Err(_))) => {
-                    self.stage = Stage::Over;
+                    self.give_up();
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => break,
@@ -476,9 +512,7 @@ impl Call {
             }
             Ok(Poll::Pending) => {
                 if self.poll_gone(cx).is_ready() {
-                    // Cancelled first, so that whatever hears of it runs before the drop.
-                    self.cancel();
-                    self.stage = Stage::Over;
+                    self.give_up();
                     return Poll::Ready(());
                 }
                 ready!(self.poll_deadline(cx));
@@ -516,8 +550,7 @@ impl Call {
             Ok(Poll::Ready(Ok(()))) => Ok(()),
             Ok(Poll::Ready(Err(End::Failed(err)))) => Err(err),
             Ok(Poll::Ready(Err(End::Gone))) => {
-                self.cancel();
-                self.stage = Stage::Over;
+                self.give_up();
                 return Poll::Ready(());
             }
             Err(_) => {
@@ -528,8 +561,7 @@ impl Call {
             Ok(Poll::Pending) => {
                 let blocked = out.is_blocked();
                 if self.poll_gone(cx).is_ready() {
-                    self.cancel();
-                    self.stage = Stage::Over;
+                    self.give_up();
                     return Poll::Ready(());
                 }
                 let late = self.poll_deadline(cx).is_ready();
@@ -565,16 +597,16 @@ impl Call {
 }
 
 impl Future for Call {
-    type Output = ();
+    type Output = Ended;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Ended> {
         let this = &mut *self;
         loop {
             match this.stage {
                 Stage::Reading { .. } => ready!(this.poll_reading(cx)),
                 Stage::Handling { .. } => ready!(this.poll_handling(cx)),
                 Stage::Sending { .. } => ready!(this.poll_sending(cx)),
-                Stage::Over => return Poll::Ready(()),
+                Stage::Over => return Poll::Ready(this.ended),
             }
         }
     }

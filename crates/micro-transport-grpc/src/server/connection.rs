@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
 use super::Conn;
-use super::call::Call;
+use super::call::{Begun, Call, Ended};
 use super::control::{Command, Control};
 use super::paths::Paths;
 use crate::io::{Io, Tap};
@@ -89,7 +89,8 @@ pub(crate) struct Driver {
     paths: Paths,
     calls: FuturesUnordered<Call>,
     /// Calls whose handlers compute for long; dropping the set ends them.
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Ended>,
+    patience: Patience,
     draining: bool,
     closing: bool,
     ping: Option<PingPong>,
@@ -101,9 +102,60 @@ pub(crate) struct Driver {
     limits: Times,
 }
 
+/// How many calls a peer may give up just after it sent them (CVE-2023-44487, "rapid reset").
+///
+/// Honest peers do it, even thousands at once; nobody does it without end and has no other calls.
+#[derive(Debug)]
+struct Patience {
+    left: usize,
+    most: usize,
+    refilled: Instant,
+}
+
+impl Patience {
+    /// For a connection of so many calls at once: 10,240 for the default of 256, and 1,024 more
+    /// each second.
+    fn new(calls: usize) -> Self {
+        let most = calls.max(1).saturating_mul(40);
+        Self {
+            left: most,
+            most,
+            refilled: Instant::now(),
+        }
+    }
+
+    fn count(&mut self, ended: Ended) {
+        match ended {
+            Ended::Answered => self.left = self.left.saturating_add(1).min(self.most),
+            Ended::GivenUp => {}
+            Ended::GivenUpEarly => {
+                self.left = self.left.saturating_sub(1);
+                if self.left > self.most / 2 {
+                    return;
+                }
+                let now = Instant::now();
+                let passed = now.duration_since(self.refilled).as_millis();
+                let more = usize::try_from(passed)
+                    .unwrap_or(usize::MAX)
+                    .saturating_mul(self.most)
+                    / 10_000;
+                if more > 0 {
+                    self.refilled = now;
+                    self.left = self.left.saturating_add(more).min(self.most);
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.left == 0
+    }
+}
+
 /// What is read once per connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
+    pub(crate) calls: usize,
     pub(crate) header: std::time::Duration,
     pub(crate) idle: std::time::Duration,
     pub(crate) keepalive: std::time::Duration,
@@ -133,6 +185,7 @@ impl Driver {
             paths: Paths::default(),
             calls: FuturesUnordered::new(),
             tasks: JoinSet::new(),
+            patience: Patience::new(limits.calls),
             draining: false,
             closing: false,
             pinged: None,
@@ -176,32 +229,32 @@ impl Driver {
         let mut fresh = std::mem::take(&mut self.fresh);
         for (request, respond) in fresh.drain(..) {
             let path = self.paths.get(request.uri().path());
-            let Some(call) = Call::begin(&self.conn, path, request, respond, now, cx) else {
-                continue;
-            };
-            if call.is_slow() {
-                self.tasks.spawn(call);
-            } else {
-                self.calls.push(call);
+            match Call::begin(&self.conn, path, request, respond, now, cx) {
+                Begun::Over(ended) => self.patience.count(ended),
+                Begun::Waits(call) if call.is_slow() => {
+                    self.tasks.spawn(call);
+                }
+                Begun::Waits(call) => self.calls.push(call),
             }
         }
         self.fresh = fresh;
     }
 
-    /// Polls the calls that were woken; says whether any ended.
-    fn poll_calls(&mut self) -> bool {
+    /// Polls the calls that were woken.
+    fn poll_calls(&mut self) {
         let cx = &mut TaskContext::from_waker(&self.waker);
-        let mut ended = false;
-        while !self.calls.is_empty() && self.calls.poll_next_unpin(cx).is_ready() {
-            ended = true;
+        while !self.calls.is_empty() {
+            let Poll::Ready(Some(ended)) = self.calls.poll_next_unpin(cx) else {
+                break;
+            };
+            self.patience.count(ended);
         }
         while !self.tasks.is_empty() {
-            match self.tasks.poll_join_next(cx) {
-                Poll::Ready(Some(_)) => ended = true,
-                Poll::Ready(None) | Poll::Pending => break,
-            }
+            let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(cx) else {
+                break;
+            };
+            self.patience.count(ended.unwrap_or(Ended::Answered));
         }
-        ended
     }
 
     /// Follows what the listener says; `Ready` if the connection is to close at once.
@@ -350,6 +403,10 @@ impl Future for Driver {
             }
             this.begin_calls();
             this.poll_calls();
+            if this.patience.is_over() && !this.closing {
+                tracing::debug!(peer = %this.conn.peer.address, "too many calls are given up at once");
+                this.shut(Reason::ENHANCE_YOUR_CALM);
+            }
             this.poll_timer();
             this.note();
             // Whatever was answered has woken h2's task, which is this one: write it.

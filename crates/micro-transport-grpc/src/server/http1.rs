@@ -28,6 +28,9 @@ use crate::io::Io;
 /// hyper's smallest read buffer.
 const SMALLEST_BUFFER: usize = 8 << 10;
 
+/// hyper adds it to the time without asking whether it fits.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400 * 365);
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(io: Io, conn: Arc<Conn>, control: &Arc<Control>, limits: &Limits) {
     let calls = Arc::clone(control);
@@ -44,7 +47,7 @@ pub(crate) async fn serve(io: Io, conn: Arc<Conn>, control: &Arc<Control>, limit
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        .header_read_timeout(limits.header_timeout.min(LONGEST_TIMEOUT))
         .max_buf_size(limits.headers.max(SMALLEST_BUFFER))
         .max_headers(micro_core::Metadata::MAX_ENTRIES)
         .pipeline_flush(true)

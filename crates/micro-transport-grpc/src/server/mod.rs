@@ -384,6 +384,7 @@ async fn meet(
         .await
         .map_err(|err| Error::unavailable("the HTTP/2 handshake failed").with_source(err))?;
     let times = Times {
+        calls: limits.calls_per_connection,
         header: limits.header_timeout,
         idle: limits.idle,
         keepalive: limits.keepalive,
@@ -433,10 +434,11 @@ fn settings(limits: &Limits) -> h2::server::Builder {
         .max_header_list_size(u32::try_from(limits.headers).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(50)
-        // Streams that the peer reset before we took them (CVE-2023-44487). An honest peer may give
-        // up all its calls at once, also just after it sent them, but it has no more than these.
-        // Such a call never gets to its handler, so it costs no more than any other one.
-        .max_pending_accept_reset_streams(limits.calls_per_connection.max(20))
+        // Streams that the peer reset before we took them (CVE-2023-44487). Such a call never gets to
+        // its handler, so it costs no more than any other. h2's own limit of 20 is soon reached by
+        // an honest peer that gives up all its calls just after it sent them, perhaps more than once
+        // before this task gets its turn.
+        .max_pending_accept_reset_streams(limits.calls_per_connection.saturating_mul(4).max(20))
         // Streams that the peer made us reset (CVE-2025-8671).
         .max_local_error_reset_streams(Some(100));
     builder
@@ -444,3 +446,24 @@ fn settings(limits: &Limits) -> h2::server::Builder {
 
 /// How much of one stream HTTP/2 holds for a slow reader.
 pub(crate) const SEND_BUFFER: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_an_address_or_an_ipv6_network() {
+        let table = [
+            ("127.0.0.9", None),
+            ("::1", None),
+            ("::ffff:127.0.0.1", None),
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("::ffff:10.0.0.1", Some("10.0.0.1")),
+            ("2001:db8:1:2:3:4:5:6", Some("2001:db8:1:2::")),
+        ];
+        for (ip, expected) in table {
+            let expected: Option<IpAddr> = expected.map(|ip| ip.parse().unwrap());
+            assert_eq!(origin(ip.parse().unwrap()), expected, "{ip}");
+        }
+    }
+}

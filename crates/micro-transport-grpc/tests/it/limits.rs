@@ -166,9 +166,57 @@ async fn f16_metadata_beyond_the_limit() {
     call(10).await.unwrap();
 }
 
-/// Failure case 19: no descriptors are left, and then there are again.
+/// Failure case 19: no descriptors are left, and then there are again. In a process of its own.
+#[test]
+fn f19_the_listener_survives_a_lack_of_descriptors() {
+    const INSIDE: &str = "MICRO_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(INSIDE).is_none() {
+        let status = std::process::Command::new("sh")
+            .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "limits::f19_the_listener_survives_a_lack_of_descriptors",
+            ])
+            .env(INSIDE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let server = Server::start().await;
+        let node = server.dial().await;
+        let cx = Context::new();
+        assert_eq!(unary(&*node, &cx, "Echo", "x").await.unwrap(), "x");
+        // Both ends are in this process: the listener runs out while connections wait for it.
+        let mut held = Vec::new();
+        while let Ok(tcp) = TcpStream::connect(&server.address).await {
+            held.push(tcp);
+            tokio::task::yield_now().await;
+        }
+        assert!(held.len() < 64);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(unary(&*node, &cx, "Echo", "x").await.unwrap(), "x");
+        drop(held);
+        let began = Instant::now();
+        let node = loop {
+            let opts = DialOptions::default().with_timeout(Duration::from_millis(500));
+            match GrpcTransport::new().dial(&server.address, opts).await {
+                Ok(node) => break node,
+                Err(err) => assert!(began.elapsed() < Duration::from_secs(3), "{err}"),
+            }
+        };
+        assert_eq!(unary(&*node, &cx, "Echo", "x").await.unwrap(), "x");
+    });
+}
+
 #[tokio::test]
-async fn f19_calls_beyond_the_limit_wait() {
+async fn calls_beyond_the_limit_wait() {
     let limits = Limits::default().with_calls_per_connection(4);
     let server = serve(ListenOptions::default().with_limits(limits)).await;
     let node = server.dial().await;

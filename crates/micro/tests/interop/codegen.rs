@@ -6,7 +6,7 @@ use std::{env, fs};
 use micro::Contract as _;
 use prost_types::FileDescriptorSet;
 
-use crate::common::{Fleet, Prober, ProbeServer};
+use crate::common::{Fleet, ProbeServer, Prober};
 use crate::kinds::{KindsServer, Mirror};
 
 /// A contract that was printed to `<name>.proto`, whose package is `package`.
@@ -69,13 +69,15 @@ pub(crate) fn folder() -> PathBuf {
 
 /// Compares with what is committed, or commits it with `MICRO_BLESS=1`.
 fn check(file: &Path, text: &str) {
+    let committed = fs::read_to_string(file).unwrap_or_default();
+    if committed == text {
+        return;
+    }
     if env::var_os("MICRO_BLESS").is_some_and(|bless| bless == "1") {
         fs::write(file, text).unwrap();
         return;
     }
-    let committed = fs::read_to_string(file).unwrap_or_default();
-    assert!(
-        committed == text,
+    panic!(
         "{} is not what is generated now; run this test with MICRO_BLESS=1 and look at the diff",
         file.display()
     );

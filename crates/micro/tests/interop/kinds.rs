@@ -99,7 +99,8 @@ fn inner(id: u64, name: &str) -> Inner {
 /// Has a package of its own, so the registry name is not in its path.
 #[micro::service(package = "kinds.v1")]
 pub(crate) trait Kinds {
-    /// Answers with the same, and with the binary metadata `x-raw-bin`.
+    /// Answers with the same, with the binary metadata `x-raw-bin`, and in `x-is-full` with
+    /// whether it is [`Everything::full`].
     async fn echo(&self, cx: &Context, everything: Everything) -> Result<Everything>;
     /// Fails with a detail.
     async fn refuse(&self, cx: &Context, inner: Inner) -> Result<Inner>;
@@ -115,6 +116,8 @@ impl Kinds for Mirror {
         if let Some(raw) = cx.metadata().get_bytes("x-raw-bin") {
             cx.reply().insert("x-raw-bin", raw)?;
         }
+        let is_full = everything == Everything::full();
+        cx.reply().insert("x-is-full", is_full.to_string())?;
         Ok(everything)
     }
 

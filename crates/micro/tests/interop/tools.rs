@@ -1,6 +1,11 @@
-//! Saying that a test was skipped.
+//! Programs of others, which are not on every machine.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
 
 /// Tells `cargo xtask test`, and whoever reads, that a test could not run.
 pub(crate) fn skip(test: &str, reason: &str, cure: &str) {
@@ -10,8 +15,54 @@ pub(crate) fn skip(test: &str, reason: &str, cure: &str) {
             .append(true)
             .open(log)
             .expect("the log of skips opens");
-        writeln!(log, "{test}\t{reason}\t{cure}").expect("the log of skips takes a line");
+        // One line, or it would be taken for several skips.
+        let line = format!("{test}\t{reason}\t{cure}").replace('\n', " ") + "\n";
+        log.write_all(line.as_bytes())
+            .expect("the log of skips takes a line");
     }
     let mut stderr = std::io::stderr();
     writeln!(stderr, "skipped {test}: {reason}; {cure}").expect("stderr takes a line");
+}
+
+/// A program in the path, or where Go puts what it installs.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join("go/bin"));
+    std::env::split_paths(&path)
+        .chain(home)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// How a program ended, and what it said on both outputs.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) ok: bool,
+    pub(crate) said: String,
+    pub(crate) complained: String,
+}
+
+impl Ran {
+    /// What it said, if it succeeded.
+    #[track_caller]
+    pub(crate) fn said(self) -> String {
+        assert!(self.ok, "{self:?}");
+        self.said
+    }
+}
+
+/// Runs a program to its end.
+pub(crate) async fn run(program: &Path, args: &[&str]) -> Ran {
+    let output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(60), output).await;
+    let output = output.expect("it ends in time").expect("it starts");
+    Ran {
+        ok: output.status.success(),
+        said: String::from_utf8(output.stdout).unwrap(),
+        complained: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }

@@ -173,7 +173,8 @@ pub mod kinds_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Answers with the same, and with the binary metadata `x-raw-bin`.
+        /// Answers with the same, with the binary metadata `x-raw-bin`, and in `x-is-full` with
+        /// whether it is [`Everything::full`].
         pub async fn echo(
             &mut self,
             request: impl tonic::IntoRequest<super::Everything>,
@@ -226,7 +227,8 @@ pub mod kinds_server {
     /// Generated trait containing gRPC methods that should be implemented for use with KindsServer.
     #[async_trait]
     pub trait Kinds: std::marker::Send + std::marker::Sync + 'static {
-        /// Answers with the same, and with the binary metadata `x-raw-bin`.
+        /// Answers with the same, with the binary metadata `x-raw-bin`, and in `x-is-full` with
+        /// whether it is [`Everything::full`].
         async fn echo(
             &self,
             request: tonic::Request<super::Everything>,

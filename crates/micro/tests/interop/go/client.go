@@ -148,7 +148,8 @@ func failures(ctx context.Context, conn *grpc.ClientConn) error {
 	_, err = client.Sleep(soon, &probe.Ping{Number: 10_000})
 	say("deadline", status.Code(err))
 
-	gone, cancel := context.WithCancel(ctx)
+	gone, leave := context.WithCancel(ctx)
+	defer leave()
 	counting, err := client.Count(gone, &probe.Ping{Number: 1 << 40})
 	if err != nil {
 		return err
@@ -156,7 +157,7 @@ func failures(ctx context.Context, conn *grpc.ClientConn) error {
 	if _, err := counting.Recv(); err != nil {
 		return err
 	}
-	cancel()
+	leave()
 	for err == nil {
 		_, err = counting.Recv()
 	}
@@ -164,7 +165,7 @@ func failures(ctx context.Context, conn *grpc.ClientConn) error {
 
 	_, err = client.Echo(ctx, &probe.Ping{Text: strings.Repeat("x", 5<<20)})
 	say("too large", status.Code(err))
-	_, err = client.Echo(ctx, &probe.Ping{}, grpc.UseCompressor(gzip.Name))
+	_, err = client.Echo(ctx, &probe.Ping{Text: "x"}, grpc.UseCompressor(gzip.Name))
 	say("gzip", status.Code(err))
 	err = conn.Invoke(ctx, "/probe.Probe/Nothing", &probe.Ping{}, &probe.Ping{})
 	say("unknown method", status.Code(err))
