@@ -140,6 +140,9 @@ struct Names {
 
 impl Names {
     fn new(interface: &'static str, backend: &str) -> Result<Self> {
+        // The crate's whole name says the same.
+        let prefix = format!("micro-{interface}-");
+        let backend = backend.strip_prefix(&prefix).unwrap_or(backend);
         let well_formed = backend.starts_with(|c: char| c.is_ascii_lowercase())
             && backend.split('-').all(|part| {
                 !part.is_empty()
@@ -152,7 +155,7 @@ impl Names {
                 "`{backend}` cannot be the name of a backend: lower-case letters, digits and single hyphens, and not `core`"
             )));
         }
-        let package = format!("micro-{interface}-{backend}");
+        let package = format!("{prefix}{backend}");
         Ok(Self {
             interface,
             backend: backend.to_owned(),

@@ -168,13 +168,24 @@ impl fmt::Debug for Pool {
 }
 
 fn unreachable(node: &Node, failure: Option<&Error>) -> Error {
-    let why = failure.map_or("the connection closed", Error::message);
+    let why = failure.map_or_else(|| "the connection closed".to_owned(), root_cause);
     let kind = failure.map_or(micro_core::ErrorKind::Unavailable, Error::kind);
     Error::new(kind, format!("the node cannot be reached: {why}"))
         .with_operation("client.connect")
         .with_context("node", &node.id)
         .with_context("address", &node.address)
         .with_unprocessed(true)
+}
+
+/// The last of an error's causes: what the operating system says is what helps.
+fn root_cause(err: &Error) -> String {
+    let mut text = err.message().to_owned();
+    let mut cause = std::error::Error::source(err);
+    while let Some(err) = cause {
+        text = err.to_string();
+        cause = err.source();
+    }
+    text
 }
 
 impl Shared {

@@ -11,7 +11,8 @@ use crate::{Env, Error, Result, Url};
 /// Opens implementations of the interface `I` from a URL.
 ///
 /// One type may be a driver for several interfaces: `impl Driver<dyn Registry>` and
-/// `impl Driver<dyn Store>` for the same `EtcdDriver`.
+/// `impl Driver<dyn Store>` for the same `EtcdDriver`. Put `#[async_trait]` on each impl, as each
+/// core re-exports it.
 #[async_trait]
 pub trait Driver<I: ?Sized + Send + Sync + 'static>: fmt::Debug + Send + Sync + 'static {
     /// The URL schemes that this driver answers to, in lower case.
@@ -21,6 +22,15 @@ pub trait Driver<I: ?Sized + Send + Sync + 'static>: fmt::Debug + Send + Sync + 
     ///
     /// The URL has been through [`url::resolve`](crate::url::resolve). A driver refuses options it
     /// does not know ([`url::Options`](crate::url::Options)), and never prints the password.
+    ///
+    /// Opening does not need the server to be there: a backend connects when it is first used, so
+    /// that a program starts while its registry is away. It is called within a tokio runtime, and
+    /// so are the backend's methods.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a URL that cannot be read; what is wrong with the server is for the
+    /// methods to say.
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<I>>;
 }
 
@@ -83,7 +93,10 @@ impl<I: ?Sized + Send + Sync + 'static> Drivers<I> {
                 scheme = url.scheme(),
             ))
             .with_context("feature", feature),
-            None => Error::unimplemented(format!("there is no backend for '{}'", url.scheme())),
+            None => Error::unimplemented(format!(
+                "there is no backend for '{}': a backend of one's own is added to the drivers, as in micro::drivers().with(..)",
+                url.scheme()
+            )),
         };
         Err(err
             .with_operation("drivers.open")

@@ -80,7 +80,8 @@ impl Env {
             .cloned()
     }
 
-    /// The clock.
+    /// The clock: its `now` for what this process measures, its `wall` for what other processes
+    /// read.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

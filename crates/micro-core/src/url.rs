@@ -162,15 +162,27 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// The path of a `file:` URL.
+/// The path that a URL names, whatever its scheme: of `file:./x`, and of a backend's own
+/// `mylog:///var/x` and `mylog:./x`. A relative one is relative to the working directory.
 ///
 /// # Errors
 ///
-/// `InvalidArgument` if the URL is not a file's.
+/// `InvalidArgument` if the URL names a host, or no path.
 pub fn file_path(url: &Url) -> Result<PathBuf> {
-    url.to_file_path().map_err(|()| {
-        Error::invalid_argument("the URL names no file").with_context("url", redacted(url))
-    })
+    let invalid = || {
+        Error::invalid_argument(
+            "the URL names no file: write 'scheme:./relative' or 'scheme:///absolute'",
+        )
+        .with_context("url", redacted(url))
+    };
+    if !url.cannot_be_a_base() {
+        return url.to_file_path().map_err(|()| invalid());
+    }
+    // Only `file:` is made absolute by `resolve`; what the others mean is theirs to say.
+    let path = percent_decode(url.path())
+        .filter(|path| !path.is_empty())
+        .ok_or_else(invalid)?;
+    Ok(std::path::absolute(Path::new(&path))?)
 }
 
 /// The options in a URL's query, each taken once; what is left at the end is an error.
@@ -420,6 +432,27 @@ mod tests {
             redacted(&resolve("x://u:pw@h?token=abc&a=1").unwrap()),
             "x://u:***@h?token=***&a=1"
         );
+    }
+
+    #[test]
+    fn a_path_may_stand_in_any_scheme() {
+        let cwd = std::env::current_dir().unwrap();
+        for (text, expected) in [
+            ("file:./x", cwd.join("x")),
+            ("mylog:./a%20b", cwd.join("a b")),
+            ("mylog:x?poll=1s", cwd.join("x")),
+            ("mylog:///var/x", PathBuf::from("/var/x")),
+            ("mylog:/var/x", PathBuf::from("/var/x")),
+        ] {
+            assert_eq!(
+                file_path(&resolve(text).unwrap()).unwrap(),
+                expected,
+                "{text}"
+            );
+        }
+        for text in ["mylog://host/x", "mylog:", "memory"] {
+            assert!(file_path(&resolve(text).unwrap()).is_err(), "{text}");
+        }
     }
 
     #[test]

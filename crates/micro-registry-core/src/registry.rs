@@ -18,7 +18,10 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event>> + Send + 'static
 ///
 /// A handle is cheap to share behind [`Arc`]; clones of a backend see the same directory.
 /// Futures may be dropped at any await point: a dropped call either took effect or did not, never
-/// half. Names are checked by [`check_name`](crate::check_name), and stand within the namespace of
+/// half, and it takes no effect behind a later call on the same handle. (Work that goes on after
+/// the drop, as in `spawn_blocking`, must be put in order with what follows.)
+/// Put `#[async_trait]` on the impl.
+/// Names are checked by [`check_name`](crate::check_name), and stand within the namespace of
 /// the [`Env`](crate::Env) that the backend was opened with: other namespaces are not seen.
 #[async_trait]
 pub trait Registry: fmt::Debug + Send + Sync + 'static {
@@ -30,21 +33,25 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
 
     /// Adds the nodes of `service`, replacing nodes of that service and version with the same id.
     ///
-    /// Registering again refreshes the TTL and announces what changed. Version, metadata and
-    /// endpoints are those of the last registration of that version.
+    /// Registering again refreshes the TTL, or ends it if there is none any more, and announces what
+    /// changed: an update names the nodes that were registered. Metadata and endpoints of the
+    /// version are those of its last registration.
     ///
     /// # Errors
     ///
     /// `InvalidArgument` if the name is none, or there is no node, or a node lacks id or address;
     /// `Unimplemented` if `opts.ttl` is set and the backend lacks [`Capabilities::ttl`];
-    /// `Unavailable` if the registry cannot be reached.
+    /// `Unavailable` if the registry cannot be reached. `PermissionDenied`, `Unauthenticated` and
+    /// these but `Unavailable` end a service's start: trying again would not help.
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()>;
 
-    /// Removes the nodes of `service` by their ids; removing an absent node succeeds.
+    /// Removes the nodes of that service and version by their ids; nothing else of `service`
+    /// matters. Removing an absent node succeeds.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` as above; `Unavailable` if the registry cannot be reached.
+    /// `InvalidArgument` if the name is none or a node lacks its id; `Unavailable` if the registry
+    /// cannot be reached.
     async fn deregister(&self, service: &Service, opts: DeregisterOptions) -> Result<()>;
 
     /// Returns one entry per registered version of `name`, each with its nodes.

@@ -607,7 +607,7 @@ impl Supervisor {
                         tracing::warn!(
                             service = %self.shared.service.name,
                             registry = self.registry.backend(),
-                            %err,
+                            ?err,
                             "the service cannot be registered; it runs on, and the attempts too"
                         );
                     }
@@ -737,7 +737,14 @@ fn register<'a>(
 
 /// Says whether the node is out of the registry.
 async fn leave(registry: &Arc<dyn Registry>, shared: &Shared, within: Duration) -> bool {
-    // Also if it is not registered as far as we know: an attempt may have got through unseen.
+    // Also if it is not registered as far as we know: an attempt may have got through unseen. But
+    // a registry that never answered is not waited for.
+    let within = if shared.registered.load(Ordering::Acquire) {
+        within
+    } else {
+        within.min(HASTY)
+    };
+    let mut last = None;
     let attempts = async {
         let mut pause = BACKOFF;
         loop {
@@ -745,10 +752,16 @@ async fn leave(registry: &Arc<dyn Registry>, shared: &Shared, within: Duration) 
             match registry.deregister(&shared.service, opts).await {
                 Ok(()) => return true,
                 Err(err) if !err.is_retryable() => {
-                    tracing::warn!(%err, "the service cannot be deregistered; its TTL will do it");
+                    tracing::warn!(
+                        ?err,
+                        "the service cannot be deregistered; its TTL will do it"
+                    );
                     return false;
                 }
-                Err(_) => sleep(pause).await,
+                Err(err) => {
+                    last = Some(err);
+                    sleep(pause).await;
+                }
             }
             pause *= 2;
         }
@@ -756,7 +769,8 @@ async fn leave(registry: &Arc<dyn Registry>, shared: &Shared, within: Duration) 
     let left = timeout(within, attempts).await.unwrap_or_else(|_| {
         tracing::warn!(
             registry = registry.backend(),
-            "the registry does not answer; the node's TTL will end its registration"
+            err = ?last,
+            "the registry was not told; if it knows the node, the TTL will end the registration"
         );
         false
     });

@@ -28,7 +28,8 @@
 //! call from then on, up to 256 paths. A handler that knows better uses `spawn_blocking`.
 //!
 //! - Beyond `Limits::connections` the connection that has been without a call for the longest time
-//!   is closed for the new one; if all have calls, the new one is closed at once.
+//!   is closed for the new one, first among those that never had a call; if all have calls, the new
+//!   one is closed at once. Without a free descriptor it is the same.
 //! - A message that waits for a slow reader is held once; a stream holds 64 KiB for it. A reader that
 //!   takes nothing for `Limits::idle` (or until the call's deadline) loses its call.
 //! - PING, SETTINGS, PRIORITY and unknown frames are work for nobody: a connection that sends some

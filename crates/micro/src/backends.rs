@@ -132,7 +132,9 @@ impl Backends {
         Ok(client.await?.clone())
     }
 
-    /// A variable or flag, else what code gave, else a URL from code, else the default.
+    /// What code gave, else a variable or flag, else a URL from code, else the default.
+    ///
+    /// A value that was handed in is not outvoted by a variable: it cannot be had by a URL.
     async fn open<I: ?Sized + Send + Sync + 'static>(
         &self,
         variable: &str,
@@ -142,13 +144,20 @@ impl Backends {
         drivers: &Drivers<I>,
     ) -> Result<Arc<I>> {
         let outside = self.settings.get(variable);
-        if let (None, Some(given)) = (outside, given) {
+        if let Some(given) = given {
+            if outside.is_some() {
+                tracing::warn!(
+                    variable,
+                    "the program brings its own: the variable has no effect"
+                );
+            }
             return Ok(Arc::clone(given));
         }
         let url = outside.or(code).unwrap_or(default);
+        let setting = if outside.is_some() { variable } else { "code" };
         drivers
             .open(url, &self.env())
             .await
-            .map_err(|err| err.with_context("setting", variable))
+            .map_err(|err| err.with_context("setting", setting))
     }
 }

@@ -1,8 +1,14 @@
 //! A client with its backends.
 
 use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
 
-use micro_core::Result;
+use micro_codec_core::Codec;
+use micro_core::{Env, Live, Result};
+use micro_registry_core::Registry;
+use micro_selector_core::Selector;
+use micro_transport_core::{Limits, Middleware, TlsIdentity, Transport};
 
 use crate::backends::{Backends, Wishes};
 use crate::{DriverSet, Settings};

@@ -12,8 +12,11 @@ use micro_transport_core::Transport;
 ///
 /// let set = drivers();
 /// assert!(set.registry.schemes().any(|scheme| scheme == "mdns"));
-/// // A stranger's backend joins in the same way as ours:
-/// // let set = drivers().with(FileDirDriver);
+///
+/// // A stranger's backend joins in the same way as ours, and is chosen by its URL.
+/// # use micro::registry::memory::MemoryDriver as StrangersDriver;
+/// let set = set.with(StrangersDriver::default());
+/// let service = micro::Service::new("greeter").drivers(set).registry_url("memory");
 /// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -76,15 +79,7 @@ interfaces!(Registry: registry, Transport: transport, Selector: selector);
 pub fn drivers() -> DriverSet {
     let mut set = DriverSet::new();
     // Named first, so that a driver that is there answers instead.
-    for (scheme, feature) in [
-        ("mdns", "registry-mdns"),
-        ("memory", "registry-memory"),
-        ("etcd", "registry-etcd"),
-        ("consul", "registry-consul"),
-        ("nats", "registry-nats"),
-        ("kubernetes", "registry-kubernetes"),
-        ("static", "registry-static"),
-    ] {
+    for (scheme, feature) in [("mdns", "registry-mdns"), ("memory", "registry-memory")] {
         set.registry = set.registry.with_feature(scheme, feature);
     }
     for (scheme, feature) in [("grpc", "transport-grpc"), ("memory", "transport-memory")] {

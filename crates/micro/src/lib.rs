@@ -14,7 +14,7 @@ mod settings;
 #[doc = include_str!("../docs/from-go-micro.md")]
 pub mod from_go_micro {}
 
-pub use self::client::Client;
+pub use self::client::{Client, ClientBuilder};
 pub use self::drivers::{DriverSet, Interface, codecs, drivers};
 pub use self::service::{Running, Service};
 pub use self::settings::{SETTINGS, Setting, Settings};

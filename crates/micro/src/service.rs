@@ -36,7 +36,8 @@ type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<()>> + Send>>
 /// ```
 ///
 /// What code says here is outweighed by the `MICRO_…` variables, and these by flags
-/// ([`from_args`](Self::from_args)): see [`SETTINGS`](crate::SETTINGS).
+/// ([`from_args`](Self::from_args)): see [`SETTINGS`](crate::SETTINGS). Only a backend that is handed
+/// in as a value ([`with_registry`](Self::with_registry) and its like) is not.
 pub struct Service {
     name: String,
     options: ServerOptions,
@@ -222,7 +223,9 @@ impl Service {
         self
     }
 
-    /// Sets the registry.
+    /// Sets the registry: this very one, whatever `MICRO_REGISTRY` says.
+    ///
+    /// It brings its own namespace; [`namespace`](Self::namespace) does not reach it.
     #[must_use]
     pub fn with_registry(mut self, registry: Arc<dyn Registry>) -> Self {
         self.wishes.registry = Some(registry);
@@ -236,7 +239,7 @@ impl Service {
         self
     }
 
-    /// Sets the transport.
+    /// Sets the transport: this very one, whatever `MICRO_TRANSPORT` says.
     #[must_use]
     pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.wishes.transport = Some(transport);
@@ -250,7 +253,7 @@ impl Service {
         self
     }
 
-    /// Sets the balancing strategy.
+    /// Sets the balancing strategy: this very one, whatever `MICRO_SELECTOR` says.
     #[must_use]
     pub fn with_selector(mut self, selector: Arc<dyn Selector>) -> Self {
         self.wishes.selector = Some(selector);

@@ -12,6 +12,7 @@ use micro_registry_core::{
     GetOptions, ListOptions, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
     check_name, check_registration,
 };
+use tokio::sync::Mutex;
 
 use crate::folder::{Folder, Key, Record, merge};
 use crate::{FileDirConfig, SCHEME};
@@ -22,6 +23,9 @@ pub struct FileDirRegistry {
     folder: Folder,
     poll: Duration,
     clock: Arc<dyn Clock>,
+    /// Changes are made one after another, in the order of the calls, even of those that were
+    /// dropped meanwhile.
+    turn: Arc<Mutex<()>>,
 }
 
 impl FileDirRegistry {
@@ -37,6 +41,7 @@ impl FileDirRegistry {
             folder,
             poll: config.poll,
             clock: Arc::clone(env.clock()),
+            turn: Arc::default(),
         })
     }
 
@@ -86,7 +91,9 @@ impl Registry for FileDirRegistry {
         const OPERATION: &str = "registry.register";
         check_registration(service).map_err(|err| err.with_operation(OPERATION))?;
         let service = service.clone();
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         self.files(OPERATION, move |folder, now| {
+            let _turn = turn;
             folder.write(&service, now, opts.ttl)
         })
         .await
@@ -96,8 +103,12 @@ impl Registry for FileDirRegistry {
         const OPERATION: &str = "registry.deregister";
         check_registration(service).map_err(|err| err.with_operation(OPERATION))?;
         let service = service.clone();
-        self.files(OPERATION, move |folder, _| folder.remove(&service))
-            .await
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        self.files(OPERATION, move |folder, _| {
+            let _turn = turn;
+            folder.remove(&service)
+        })
+        .await
     }
 
     async fn get_service(&self, name: &str, _opts: GetOptions) -> Result<Vec<Service>> {

@@ -41,6 +41,10 @@ pub(crate) enum Ended {
 }
 
 /// What came of beginning a call.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once, into its slot; a box would be an allocation for each call that waits"
+)]
 pub(crate) enum Begun {
     Over(Ended),
     Waits(Call),

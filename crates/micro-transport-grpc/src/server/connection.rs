@@ -224,6 +224,7 @@ impl Driver {
         if self.fresh.is_empty() {
             return;
         }
+        self.control.set_served();
         let cx = &mut TaskContext::from_waker(&self.waker);
         let now = self.conn.clock.now();
         let mut fresh = std::mem::take(&mut self.fresh);

@@ -1,6 +1,6 @@
 //! What a listener says to one of its connections, and what it sees of it.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -23,6 +23,8 @@ pub(crate) struct Control {
     command: AtomicU8,
     waker: AtomicWaker,
     active: AtomicUsize,
+    /// Whether there ever was a call.
+    served: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` since when there is no call.
     idle: AtomicU64,
@@ -34,6 +36,7 @@ impl Control {
             command: AtomicU8::new(0),
             waker: AtomicWaker::new(),
             active: AtomicUsize::new(0),
+            served: AtomicBool::new(false),
             began,
             idle: AtomicU64::new(0),
         };
@@ -76,7 +79,13 @@ impl Control {
         self.active.store(calls, Ordering::Relaxed);
     }
 
+    /// Notes that there was a call.
+    pub(crate) fn set_served(&self) {
+        self.served.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_active(&self) {
+        self.set_served();
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -91,9 +100,12 @@ impl Control {
         self.idle.store(idle, Ordering::Relaxed);
     }
 
-    /// Since when there is no call; `None` if there is one, or the connection is told to go.
-    pub(crate) fn idle_since(&self) -> Option<u64> {
-        (self.active.load(Ordering::Relaxed) == 0 && self.command() == Command::Run)
-            .then(|| self.idle.load(Ordering::Relaxed))
+    /// Whether there ever was a call, and since when there is none; `None` if there is one now, or
+    /// the connection is told to go. In the order in which connections make room for others.
+    pub(crate) fn idle_since(&self) -> Option<(bool, u64)> {
+        (self.active.load(Ordering::Relaxed) == 0 && self.command() == Command::Run).then(|| {
+            let served = self.served.load(Ordering::Relaxed);
+            (served, self.idle.load(Ordering::Relaxed))
+        })
     }
 }

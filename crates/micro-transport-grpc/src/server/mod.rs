@@ -273,7 +273,8 @@ impl Accepting {
         self.open.insert(task.id(), open);
     }
 
-    /// Makes room: asks the connection that has had no call for the longest time to go.
+    /// Makes room: asks the connection that has had no call for the longest time to go, first among
+    /// those that never had any.
     fn evict(&self) -> bool {
         let longest = self
             .open

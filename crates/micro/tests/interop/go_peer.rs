@@ -18,7 +18,7 @@ use crate::codegen::{PRINTED, folder};
 use crate::common::{Fleet, Ping, Probe as _, ProbeClient, ping, until};
 use crate::kinds::{KindsServer, Mirror};
 use crate::stranger::{is_called, soon};
-use crate::tools::{find, run, skip};
+use crate::tools::{cache, find, run, skip};
 
 /// What is missing, and what helps.
 struct Missing {
@@ -37,12 +37,6 @@ async fn program(test: &str) -> Option<PathBuf> {
             None
         }
     }
-}
-
-/// Where sources are generated and programs built: below `target/`, so that it is kept.
-fn cache() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    target.expect("it is below the target").join("interop-go")
 }
 
 /// Generates and builds. What Go has built before it takes from its own cache.

@@ -1,22 +1,11 @@
 //! grpcurl against contracts in Rust, through the facade. What any service shows it is tested in
 //! micro-server.
 
-use std::path::PathBuf;
-
 use serde_json::{Deserializer, Value, json};
 
 use crate::common::Fleet;
 use crate::kinds::{KindsServer, Mirror};
-use crate::tools::{Ran, find, run, skip};
-
-fn grpcurl(test: &str) -> Option<PathBuf> {
-    let found = find("grpcurl");
-    if found.is_none() {
-        let cure = "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
-        skip(test, "grpcurl is not installed", cure);
-    }
-    found
-}
+use crate::tools::{Ran, grpcurl, run};
 
 /// All the messages it printed.
 fn messages(ran: Ran) -> Vec<Value> {
@@ -27,7 +16,7 @@ fn messages(ran: Ran) -> Vec<Value> {
 
 #[tokio::test]
 async fn grpcurl_calls_all_four_shapes_by_reflection() {
-    let Some(grpcurl) = grpcurl("grpcurl_calls_all_four_shapes_by_reflection") else {
+    let Some(grpcurl) = grpcurl("grpcurl_calls_all_four_shapes_by_reflection").await else {
         return;
     };
     let fleet = Fleet::new();
@@ -96,7 +85,7 @@ async fn grpcurl_calls_all_four_shapes_by_reflection() {
 /// protobuf's JSON mapping over the descriptors that we print: names, enums, maps and times.
 #[tokio::test]
 async fn grpcurl_sends_every_kind_of_field() {
-    let Some(grpcurl) = grpcurl("grpcurl_sends_every_kind_of_field") else {
+    let Some(grpcurl) = grpcurl("grpcurl_sends_every_kind_of_field").await else {
         return;
     };
     let fleet = Fleet::new();

@@ -31,7 +31,7 @@ pub(crate) struct Everything {
     pub(crate) by_number: BTreeMap<i32, Inner>,
     pub(crate) took: Duration,
     pub(crate) at: Option<SystemTime>,
-    pub(crate) next: Option<Box<Everything>>,
+    pub(crate) next: Option<Box<Self>>,
     /// A keyword in Rust.
     pub(crate) r#type: String,
 }

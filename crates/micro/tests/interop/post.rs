@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::common::Fleet;
-use crate::tools::{find, run, skip};
+use crate::tools::{find, grpcurl, run, skip};
 
 /// As in the README.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, micro::Message)]
@@ -226,35 +226,31 @@ async fn the_readme_s_curl_line_works() {
 /// The lines themselves, with the port of the test.
 #[tokio::test]
 async fn the_readme_s_lines_work_as_typed() {
+    let test = "the_readme_s_lines_work_as_typed";
+    let curl = find("curl");
+    if curl.is_none() {
+        skip(test, "curl is not installed", "apt-get install curl");
+    }
+    let curl_says = [&["--http1.1"][..], &["--http2-prior-knowledge"]];
+    let programs = [
+        ("curl", curl, &curl_says[..]),
+        ("grpcurl", grpcurl(test).await, &[&[]]),
+    ];
     let running = greeter().await;
     let address = running.address();
-    let curl = [&["--http1.1"][..], &["--http2-prior-knowledge"]];
-    for (program, cure, more) in [
-        ("curl", "apt-get install curl", &curl[..]),
-        (
-            "grpcurl",
-            "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4",
-            &[&[]],
-        ),
-    ] {
+    for (program, file, variants) in programs {
         let shown = readme(program);
         assert_eq!(shown.len(), 1, "{shown:?}");
-        let Some(file) = find(program) else {
-            let test = "the_readme_s_lines_work_as_typed";
-            skip(test, &format!("{program} is not installed"), cure);
+        let words = shown[0].words[1..].iter();
+        let words: Vec<_> = words
+            .map(|word| word.replace("127.0.0.1:8080", address))
+            .collect();
+        let Some(file) = file else {
             continue;
         };
-        for more in more {
-            let words = &shown[0].words[1..];
-            let words: Vec<_> = words
-                .iter()
-                .map(|word| word.replace("127.0.0.1:8080", address))
-                .collect();
-            let args: Vec<_> = more
-                .iter()
-                .copied()
-                .chain(words.iter().map(String::as_str))
-                .collect();
+        for more in variants {
+            let mut args = more.to_vec();
+            args.extend(words.iter().map(String::as_str));
             let said = run(&file, &args).await.said();
             if !shown[0].answer.is_empty() {
                 assert_eq!(said.trim_end(), shown[0].answer, "{args:?}");

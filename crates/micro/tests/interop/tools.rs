@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -32,6 +33,35 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(home)
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
+}
+
+/// Where programs are built: below `target/`, so that they are kept.
+pub(crate) fn cache() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    target.expect("it is below the target").join("interop-go")
+}
+
+/// grpcurl: the one that is installed, or else built here. Without either, `test` is skipped.
+pub(crate) async fn grpcurl(test: &str) -> Option<PathBuf> {
+    static GRPCURL: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let install = || find("grpcurl").or_else(install_grpcurl);
+    let found = tokio::task::spawn_blocking(move || GRPCURL.get_or_init(install)).await;
+    let found = found.expect("the build does not panic").clone();
+    if found.is_none() {
+        let cure = format!("go install {GRPCURL_MODULE}");
+        skip(test, "grpcurl is not installed", &cure);
+    }
+    found
+}
+
+const GRPCURL_MODULE: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
+
+fn install_grpcurl() -> Option<PathBuf> {
+    let (go, bin) = (find("go")?, cache().join("bin"));
+    let mut command = std::process::Command::new(go);
+    let command = command.args(["install", GRPCURL_MODULE]).env("GOBIN", &bin);
+    let output = command.output().expect("go starts");
+    output.status.success().then(|| bin.join("grpcurl"))
 }
 
 /// How a program ended, and what it said on both outputs.

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -42,9 +42,14 @@ impl Echo for Hyper {
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await?;
         tokio::spawn(connection);
+        let mut headers = HeaderMap::new();
+        for (name, value) in METADATA {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
         Ok(Sender {
             send,
             uri: format!("http://{target}/bench.Echo/Call").parse()?,
+            headers,
         })
     }
 }
@@ -72,6 +77,7 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
 pub(crate) struct Sender {
     send: SendRequest<Full<Bytes>>,
     uri: Uri,
+    headers: HeaderMap,
 }
 
 impl Client for Sender {
@@ -79,11 +85,7 @@ impl Client for Sender {
         let mut request = Request::new(Full::new(payload));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
-        for (name, value) in METADATA {
-            request
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
-        }
+        request.headers_mut().clone_from(&self.headers);
         let response = self.send.send_request(request).await?;
         if response.status() != StatusCode::OK {
             return Err(format!("the server answered {}", response.status()).into());

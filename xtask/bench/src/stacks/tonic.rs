@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
@@ -54,9 +54,14 @@ impl<const CHANNELS: usize> Echo for Tonic<CHANNELS> {
         for _ in 0..CHANNELS {
             channels.push(EchoClient::connect(format!("http://{target}")).await?);
         }
+        let mut metadata = MetadataMap::new();
+        for (name, value) in METADATA {
+            metadata.insert(name, MetadataValue::from_static(value));
+        }
         Ok(Clients {
             channels: array::from_fn(|index| channels[index].clone()),
             turn: Arc::default(),
+            metadata,
         })
     }
 }
@@ -76,16 +81,13 @@ pub(crate) struct Clients<const CHANNELS: usize> {
     channels: [EchoClient<Channel>; CHANNELS],
     /// Whose turn it is, among all callers.
     turn: Arc<AtomicUsize>,
+    metadata: MetadataMap,
 }
 
 impl<const CHANNELS: usize> Client for Clients<CHANNELS> {
     async fn call(&mut self, payload: Bytes) -> Result<Bytes> {
         let mut request = Request::new(EchoMessage { payload });
-        for (name, value) in METADATA {
-            request
-                .metadata_mut()
-                .insert(name, MetadataValue::from_static(value));
-        }
+        request.metadata_mut().clone_from(&self.metadata);
         request.set_timeout(TIMEOUT);
         let turn = if CHANNELS == 1 {
             0
