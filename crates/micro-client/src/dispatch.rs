@@ -67,6 +67,7 @@ impl<'a> Dispatch<'a> {
                 Ok(response)
             }
             Err(err) => {
+                let err = of_deadline(cx, err);
                 let now = cx.now();
                 self.failed(pick, &err, start, now);
                 Err(err)
@@ -234,6 +235,19 @@ pub(crate) fn verdict(err: &Error, took: Duration) -> Option<Outcome> {
         | ErrorKind::DataLoss => Some(Outcome::Failure(took.max(FAILURE_PENALTY))),
         _ => Some(Outcome::Success(took)),
     }
+}
+
+/// A server whose clock is a little ahead may reset the call at the deadline before our own timer
+/// fires: to the caller it is the deadline all the same. (grpc-go does likewise.)
+pub(crate) fn of_deadline(cx: &Context, err: Error) -> Error {
+    const SLACK: Duration = Duration::from_millis(2);
+    let over = cx.remaining().is_some_and(|left| left <= SLACK);
+    if over && err.kind() == ErrorKind::Cancelled && !cx.is_cancelled() {
+        return Error::deadline_exceeded("the time for the call ran out at the server")
+            .with_operation("client.call")
+            .with_source(err);
+    }
+    err
 }
 
 /// Runs a future until the context's end.

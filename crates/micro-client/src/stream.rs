@@ -10,7 +10,7 @@ use micro_core::{Context, Error, Result};
 use micro_selector_core::{Outcome, Pick};
 use micro_transport_core::{BoxFuture, Messages};
 
-use crate::dispatch::{ended, verdict};
+use crate::dispatch::{ended, of_deadline, verdict};
 use crate::pool::Taken;
 
 /// The stream of a reply: it ends with the call's deadline, keeps the connection taken, and tells
@@ -68,6 +68,7 @@ impl Stream for Guarded {
         match messages.as_mut().poll_next(task) {
             Poll::Ready(Some(Ok(message))) => Poll::Ready(Some(Ok(message))),
             Poll::Ready(Some(Err(err))) => {
+                let err = of_deadline(&self.cx, err);
                 self.finish(Some(&err));
                 Poll::Ready(Some(Err(err)))
             }

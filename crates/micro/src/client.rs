@@ -58,9 +58,150 @@ impl Client {
     ///
     /// As [`from_env`](Self::from_env).
     pub async fn from_settings(settings: Settings, drivers: DriverSet) -> Result<Self> {
-        Backends::new(settings, drivers, Wishes::default())
-            .client()
+        Self::builder()
+            .settings(settings)
+            .drivers(drivers)
+            .build()
             .await
+    }
+
+    /// A client as code says; the `MICRO_…` variables outweigh it, as for a
+    /// [`Service`](crate::Service).
+    ///
+    /// ```no_run
+    /// # async fn f() -> micro::Result<()> {
+    /// let client = micro::Client::builder()
+    ///     .registry_url("mdns:?interface=lo")
+    ///     .timeout(std::time::Duration::from_secs(2))
+    ///     .build()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+}
+
+/// Makes a [`Client`]; begun by [`Client::builder`].
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing before build"]
+pub struct ClientBuilder {
+    wishes: Wishes,
+    settings: Option<Settings>,
+    drivers: Option<DriverSet>,
+}
+
+impl ClientBuilder {
+    /// Sets the name of the caller, sent as `micro-from-service`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.wishes.name = Some(name.into());
+        self
+    }
+
+    /// Sets the namespace, which separates fleets.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.wishes.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Sets the registry by URL.
+    pub fn registry_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.registry_url = Some(url.into());
+        self
+    }
+
+    /// Sets the registry: this very one, whatever `MICRO_REGISTRY` says.
+    pub fn with_registry(mut self, registry: Arc<dyn Registry>) -> Self {
+        self.wishes.registry = Some(registry);
+        self
+    }
+
+    /// Sets the transport by URL.
+    pub fn transport_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.transport_url = Some(url.into());
+        self
+    }
+
+    /// Sets the transport: this very one, whatever `MICRO_TRANSPORT` says.
+    pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.wishes.transport = Some(transport);
+        self
+    }
+
+    /// Sets the balancing strategy by URL.
+    pub fn selector_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.selector_url = Some(url.into());
+        self
+    }
+
+    /// Sets the balancing strategy: this very one, whatever `MICRO_SELECTOR` says.
+    pub fn with_selector(mut self, selector: Arc<dyn Selector>) -> Self {
+        self.wishes.selector = Some(selector);
+        self
+    }
+
+    /// Adds a codec to those compiled in.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        let codecs = self.wishes.codecs.take().unwrap_or_else(crate::codecs);
+        self.wishes.codecs = Some(codecs.with(codec));
+        self
+    }
+
+    /// Adds middleware around every call, inside of what was added before.
+    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
+        self.wishes.client_middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Sets the time of a call that brings no deadline.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.wishes.client_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets what messages and connections may cost.
+    pub fn limits(mut self, limits: impl Into<Live<Limits>>) -> Self {
+        self.wishes.limits = limits.into();
+        self
+    }
+
+    /// Sets the certificate, its key, and whom to trust: TLS.
+    pub fn identity(mut self, identity: impl Into<Live<TlsIdentity>>) -> Self {
+        self.wishes.tls = Some(identity.into());
+        self
+    }
+
+    /// Sets clock, chance and what is open already.
+    pub fn env(mut self, env: Env) -> Self {
+        self.wishes.env = env;
+        self
+    }
+
+    /// Sets the settings, instead of the process's variables.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = Some(settings);
+        self
+    }
+
+    /// Sets the drivers, after a stranger's were added: `micro::drivers().with(..)`.
+    pub fn drivers(mut self, drivers: DriverSet) -> Self {
+        self.drivers = Some(drivers);
+        self
+    }
+
+    /// Opens the backends and makes the client.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::from_env`].
+    pub async fn build(self) -> Result<Client> {
+        let settings = match self.settings {
+            Some(settings) => settings,
+            None => Settings::from_env()?,
+        };
+        let drivers = self.drivers.unwrap_or_else(crate::drivers);
+        Backends::new(settings, drivers, self.wishes).client().await
     }
 }
 

@@ -102,7 +102,7 @@ pub use micro_tower as tower;
 
 /// Includes what `micro-build` made of the `.proto` files of a package.
 ///
-/// ```ignore
+/// ```text
 /// pub mod greeter {
 ///     micro::include_proto!("greeter.v1");
 /// }
