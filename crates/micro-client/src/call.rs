@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::{Client, Target};
-use crate::method::one_message;
+use crate::method::{Started, one_message};
 use crate::options::{CallOptions, Discovery};
 
 macro_rules! how {
@@ -293,16 +293,22 @@ impl RawCall {
     /// # Errors
     ///
     /// As [`Method::server_streaming`](crate::Method::server_streaming).
-    pub async fn stream(self, cx: &Context) -> Result<Streaming<Bytes>> {
-        match self.exchange(cx).await? {
-            Body::Stream(messages) => Ok(Streaming::new(messages)),
-            body => {
-                let message = one_message(body).await;
-                Ok(Streaming::new(futures_util::stream::once(async {
-                    message
-                })))
+    pub async fn stream(mut self, cx: &Context) -> Result<Streaming<Bytes>> {
+        let (started, body) = Started::watch(self.body);
+        self.body = body;
+        let cx = cx.clone();
+        let replies = Box::pin(async move {
+            match self.exchange(&cx).await? {
+                Body::Stream(messages) => Ok(Streaming::new(messages)),
+                body => {
+                    let message = one_message(body).await;
+                    Ok(Streaming::new(futures_util::stream::once(async {
+                        message
+                    })))
+                }
             }
-        }
+        });
+        started.or(replies).await
     }
 
     async fn exchange(mut self, cx: &Context) -> Result<Body> {

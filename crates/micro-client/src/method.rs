@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
+use futures_util::{StreamExt as _, TryFutureExt as _};
 use micro_codec_core::{Codec, Shape};
 use micro_core::{Context, Error, Result, Streaming};
-use micro_transport_core::{Body, Response};
+use micro_transport_core::{Body, BoxFuture, Response};
+use tokio::sync::oneshot;
 
 use crate::client::{Client, Target};
 
@@ -98,9 +100,12 @@ impl Method {
 
     /// Many requests, many replies.
     ///
+    /// It returns once the requests are on their way: a server may read them before it answers
+    /// at all, and some say nothing before their first reply.
+    ///
     /// # Errors
     ///
-    /// As [`unary`](Self::unary), at once or in the stream.
+    /// As [`unary`](Self::unary), at once or as the first item of the stream.
     pub async fn bidi_streaming<Q: Send + 'static, R: Send + 'static>(
         &self,
         cx: &Context,
@@ -108,10 +113,14 @@ impl Method {
         reply: Shape<R>,
         messages: Streaming<Q>,
     ) -> Result<Streaming<R>> {
-        let codec = self.codec(request, reply)?;
-        let body = encode_all(request, codec, messages);
-        let response = self.exchange(cx, &**codec, body).await?;
-        self.many(reply, codec, response)
+        let codec = Arc::clone(self.codec(request, reply)?);
+        let (started, body) = Started::watch(encode_all(request, &codec, messages));
+        let (method, cx) = (self.clone(), cx.clone());
+        let replies = Box::pin(async move {
+            let response = method.exchange(&cx, &*codec, body).await?;
+            method.many(reply, &codec, response)
+        });
+        started.or(replies).await
     }
 
     fn codec<Q, R>(&self, request: Shape<Q>, reply: Shape<R>) -> Result<&Arc<dyn Codec>> {
@@ -165,6 +174,44 @@ impl Method {
             Error::internal("the server answered in a content type that the client does not know")
                 .with_source(err)
         })
+    }
+}
+
+/// Resolves when the transport has begun to read the requests of a call.
+pub(crate) struct Started(oneshot::Receiver<()>);
+
+impl Started {
+    /// Watches the messages of a call.
+    pub(crate) fn watch(body: Body) -> (Self, Body) {
+        let (sender, receiver) = oneshot::channel();
+        let body = match body {
+            Body::Stream(mut messages) => {
+                let mut sender = Some(sender);
+                Body::Stream(Box::pin(futures_util::stream::poll_fn(move |task| {
+                    if let Some(sender) = sender.take() {
+                        // Nobody listens any more if the answer was there first.
+                        let _ = sender.send(());
+                    }
+                    messages.as_mut().poll_next(task)
+                })))
+            }
+            body => body,
+        };
+        (Self(receiver), body)
+    }
+
+    /// Waits for the replies, but no longer than until the requests are on their way; what is
+    /// still to come is then waited for in the stream.
+    pub(crate) async fn or<T: Send + 'static>(
+        self,
+        replies: BoxFuture<'static, Result<Streaming<T>>>,
+    ) -> Result<Streaming<T>> {
+        match select(replies, self.0).await {
+            Either::Left((replies, _)) => replies,
+            Either::Right((Ok(()), replies)) => Ok(Streaming::new(replies.try_flatten_stream())),
+            // The call has ended without its requests having been read.
+            Either::Right((Err(_), replies)) => replies.await,
+        }
     }
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct State {
 /// else's unless it asked for the type.
 pub(crate) struct Ear {
     pub(crate) started: Instant,
+    /// Whether the daemon has begun: what is announced before is not heard.
+    pub(crate) open: bool,
     /// When we last asked.
     pub(crate) asked: Instant,
     /// When to ask again because an instance fell silent: it may only have been missed.
@@ -253,6 +255,7 @@ impl Shared {
             let task = tasks::listen(Arc::clone(self), Arc::clone(&ask));
             state.ear = Some(Ear {
                 started: now,
+                open: false,
                 asked: now,
                 again: None,
                 ask,
@@ -275,6 +278,17 @@ impl Shared {
             changed: now,
         };
         state.wanted.insert(service.to_owned(), wanted);
+    }
+
+    async fn ear_is_open(&self) {
+        loop {
+            let mut heard = std::pin::pin!(self.heard.notified());
+            heard.as_mut().enable();
+            if self.lock().ear.as_ref().is_none_or(|ear| ear.open) {
+                return;
+            }
+            heard.await;
+        }
     }
 
     /// Waits until those who wanted to answer have, if we only just began to listen.
@@ -467,9 +481,16 @@ impl Registry for MdnsRegistry {
             check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
         }
         let shared = &self.0.shared;
-        let mut state = shared.lock();
-        shared.listen(&mut state, opts.service.as_deref());
-        Ok(Box::pin(Watch(state.directory.watch(opts.service))))
+        let watch = {
+            let mut state = shared.lock();
+            shared.listen(&mut state, opts.service.as_deref());
+            Watch(state.directory.watch(opts.service))
+        };
+        // Whatever changes from here on is heard.
+        timeout(DONE, shared.ear_is_open())
+            .await
+            .map_err(|_| overloaded().with_operation("registry.watch"))?;
+        Ok(Box::pin(watch))
     }
 }
 
@@ -487,10 +508,12 @@ impl State {
 async fn wait_for<T>(done: oneshot::Receiver<T>) -> Result<T> {
     match timeout(DONE, done).await {
         Ok(Ok(done)) => Ok(done),
-        _ => Err(Error::unavailable(
-            "multicast DNS does not get on with its work; is this machine overloaded?",
-        )),
+        _ => Err(overloaded()),
     }
+}
+
+fn overloaded() -> Error {
+    Error::unavailable("multicast DNS does not get on with its work; is this machine overloaded?")
 }
 
 /// Ends when the watcher fell behind, or the registry is gone.

@@ -221,8 +221,15 @@ impl Shared {
                     self.wake.notify_one();
                 }
             }
-            ServiceEvent::SearchStarted(text) if text.contains(" on 0 interfaces") => {
-                self.warn_once("no interface of this machine does multicast; nobody will be found");
+            ServiceEvent::SearchStarted(text) => {
+                if let Some(ear) = &mut self.lock().ear {
+                    ear.open = true;
+                }
+                if text.contains(" on 0 interfaces") {
+                    self.warn_once(
+                        "no interface of this machine does multicast; nobody will be found",
+                    );
+                }
             }
             _ => {}
         }

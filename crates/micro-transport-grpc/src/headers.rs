@@ -1,6 +1,7 @@
 //! Content types, deadlines and metadata as headers.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use micro_core::{Error, Metadata, Result};
 
+use crate::known::Known;
 use crate::status::BASE64;
 
 pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -186,39 +188,37 @@ fn is_protocols(name: &str) -> bool {
 
 /// Headers as metadata: one buffer for all names and values.
 pub(crate) fn to_metadata(headers: &HeaderMap) -> Result<Metadata> {
-    let mut size = 0;
-    let mut count = 0;
+    let mut buf = Vec::new();
+    // Of a name and its value, as they lie in the buffer.
+    let mut lengths: Vec<(u32, u32)> = Vec::new();
     for (name, value) in headers {
-        if !is_protocols(name.as_str()) {
-            size += name.as_str().len() + value.len();
-            count += 1;
-        }
-    }
-    if count == 0 {
-        return Ok(Metadata::new());
-    }
-    if count > Metadata::MAX_ENTRIES || size > Metadata::MAX_BYTES {
-        return Err(
-            Error::resource_exhausted("there are too many or too large metadata")
-                .with_context("entries", count)
-                .with_context("bytes", size),
-        );
-    }
-    let mut buf = Vec::with_capacity(size);
-    for (name, value) in headers {
-        if !is_protocols(name.as_str()) {
-            buf.extend_from_slice(name.as_str().as_bytes());
-            buf.extend_from_slice(value.as_bytes());
-        }
-    }
-    let mut buf = Bytes::from(buf);
-    let mut metadata = Metadata::with_capacity(count);
-    for (name, value) in headers {
-        if is_protocols(name.as_str()) {
+        let name = name.as_str();
+        if is_protocols(name) {
             continue;
         }
-        let name = buf.split_to(name.as_str().len());
-        let value = buf.split_to(value.len());
+        if lengths.is_empty() {
+            buf.reserve(512);
+            lengths.reserve(headers.len());
+        }
+        let size = buf.len() + name.len() + value.len();
+        if lengths.len() >= Metadata::MAX_ENTRIES || size > Metadata::MAX_BYTES {
+            return Err(
+                Error::resource_exhausted("there are too many or too large metadata")
+                    .with_context("entries", lengths.len() + 1)
+                    .with_context("bytes", size),
+            );
+        }
+        buf.extend_from_slice(name.as_bytes());
+        buf.extend_from_slice(value.as_bytes());
+        // Both are within `MAX_BYTES`.
+        let length = |len| u32::try_from(len).unwrap_or(0);
+        lengths.push((length(name.len()), length(value.len())));
+    }
+    let mut buf = Bytes::from(buf);
+    let mut metadata = Metadata::with_capacity(lengths.len());
+    for (name, value) in lengths {
+        let name = buf.split_to(name as usize);
+        let value = buf.split_to(value as usize);
         if !name.ends_with(b"-bin") {
             metadata.append_bytes(name, value)?;
             continue;
@@ -253,11 +253,44 @@ pub(crate) fn check_out(metadata: &Metadata, more: usize, limit: usize) -> Resul
     )
 }
 
+/// The header names of the metadata that went out, so that none is made twice.
+pub(crate) type Names = Known<Bytes, HeaderName>;
+
 /// Metadata as headers.
-pub(crate) fn put_metadata(metadata: &Metadata, headers: &mut HeaderMap) -> Result<()> {
+pub(crate) fn put_metadata(
+    metadata: &Metadata,
+    headers: &mut HeaderMap,
+    names: &Names,
+) -> Result<()> {
+    if metadata.is_empty() {
+        return Ok(());
+    }
+    let new = names.read(|known| put_known(metadata, headers, known))?;
+    for (name, header) in new {
+        names.add(name, header);
+    }
+    Ok(())
+}
+
+/// Returns the names that were not known.
+fn put_known(
+    metadata: &Metadata,
+    headers: &mut HeaderMap,
+    known: &HashMap<Bytes, HeaderName>,
+) -> Result<Vec<(Bytes, HeaderName)>> {
+    let mut new = Vec::new();
     for (name, bytes) in metadata.iter_bytes() {
-        let header = HeaderName::from_lowercase(name)
-            .map_err(|err| Error::internal("a metadata name is no header name").with_source(err))?;
+        let header = match known.get(name) {
+            Some(header) => header.clone(),
+            None => {
+                let header = HeaderName::from_lowercase(name).map_err(|err| {
+                    Error::internal("a metadata name is no header name").with_source(err)
+                })?;
+                // A copy: the name may be a piece of something large.
+                new.push((Bytes::copy_from_slice(name), header.clone()));
+                header
+            }
+        };
         let value = if name.ends_with(b"-bin") {
             HeaderValue::try_from(BASE64.encode(bytes)).map_err(http::Error::from)
         } else {
@@ -271,7 +304,7 @@ pub(crate) fn put_metadata(metadata: &Metadata, headers: &mut HeaderMap) -> Resu
         }
         headers.append(header, value);
     }
-    Ok(())
+    Ok(new)
 }
 
 /// Whether a value differs from call to call, so that the compression table is no place for it.
@@ -405,7 +438,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         headers.insert(TIMEOUT, HeaderValue::from_static("5"));
-        put_metadata(&metadata, &mut headers).unwrap();
+        put_metadata(&metadata, &mut headers, &Names::new()).unwrap();
         assert_eq!(to_metadata(&headers).unwrap(), metadata);
         headers.clear();
         headers.insert("a-bin", HeaderValue::from_static("AP8K,AQ=="));

@@ -53,6 +53,7 @@ mod error;
 mod frame;
 mod headers;
 mod io;
+mod known;
 mod outgoing;
 mod server;
 mod status;

@@ -1,7 +1,6 @@
 //! One call: headers and messages out, headers, messages and a status back.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll, ready};
@@ -12,11 +11,11 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{Method, Request as HttpRequest, StatusCode, Uri, Version};
-use micro_core::{Context, Error, Live, LiveWriter, Metadata, Result};
+use micro_core::{Context, Error, Metadata, Result};
 use micro_transport_core::{Body, Request, Response, Trailers, TrailersSender};
 use tokio::task::JoinHandle;
 
-use super::{Active, GrpcConnection, Target};
+use super::{Active, GrpcConnection};
 use crate::error;
 use crate::frame::{self, Deframer};
 use crate::headers;
@@ -25,60 +24,30 @@ use crate::status;
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// The URIs of a connection's methods, so that no call parses its path again.
-///
-/// Reading is one atomic load; there are as many as the peer has methods, and a bound.
-pub(crate) struct Paths {
-    uris: Live<HashMap<Arc<str>, Uri>>,
-    writer: Mutex<LiveWriter<HashMap<Arc<str>, Uri>>>,
-}
-
-impl Paths {
-    const MOST: usize = 256;
-
-    pub(crate) fn new() -> Self {
-        let (writer, uris) = Live::channel(HashMap::new());
-        Self {
-            uris,
-            writer: Mutex::new(writer),
-        }
+/// The URI of a method, so that no call parses its path again.
+fn uri(connection: &GrpcConnection, path: &Arc<str>) -> Result<Uri> {
+    if let Some(uri) = connection.uris.get(&**path) {
+        return Ok(uri);
     }
-
-    fn get(&self, target: &Target, path: &Arc<str>) -> Result<Uri> {
-        if let Some(uri) = self.uris.get().get(&**path) {
-            return Ok(uri.clone());
-        }
-        let invalid = |err: http::Error| {
-            Error::invalid_argument("a path is '/package.Service/Method'")
-                .with_unprocessed(true)
-                .with_context("path", path.escape_debug())
-                .with_source(err)
-        };
-        if !path.starts_with('/') {
-            return Err(
-                Error::invalid_argument("a path is '/package.Service/Method'")
-                    .with_unprocessed(true)
-                    .with_context("path", path.escape_debug()),
-            );
-        }
-        let bytes = Bytes::copy_from_slice(path.as_bytes());
-        let path_and_query =
-            PathAndQuery::from_maybe_shared(bytes).map_err(|err| invalid(err.into()))?;
-        let uri = Uri::builder()
-            .scheme(target.scheme.clone())
-            .authority(target.authority.clone())
-            .path_and_query(path_and_query)
-            .build()
-            .map_err(invalid)?;
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.uris.get();
-        if known.len() < Self::MOST {
-            let mut uris = HashMap::clone(&known);
-            uris.insert(Arc::clone(path), uri.clone());
-            writer.set(uris);
-        }
-        Ok(uri)
+    let invalid = || {
+        Error::invalid_argument("a path is '/package.Service/Method'")
+            .with_unprocessed(true)
+            .with_context("path", path.escape_debug())
+    };
+    if !path.starts_with('/') {
+        return Err(invalid());
     }
+    let bytes = Bytes::copy_from_slice(path.as_bytes());
+    let path_and_query =
+        PathAndQuery::from_maybe_shared(bytes).map_err(|err| invalid().with_source(err))?;
+    let uri = Uri::builder()
+        .scheme(connection.target.scheme.clone())
+        .authority(connection.target.authority.clone())
+        .path_and_query(path_and_query)
+        .build()
+        .map_err(|err| invalid().with_source(err))?;
+    connection.uris.add(Arc::clone(path), uri.clone());
+    Ok(uri)
 }
 
 pub(crate) async fn call(
@@ -149,7 +118,7 @@ fn head(connection: &GrpcConnection, cx: &Context, request: &Request) -> Result<
     let mut head = HttpRequest::new(());
     *head.method_mut() = Method::POST;
     *head.version_mut() = Version::HTTP_2;
-    *head.uri_mut() = connection.paths.get(&connection.target, &request.path)?;
+    *head.uri_mut() = uri(connection, &request.path)?;
     let mut map = HeaderMap::with_capacity(request.metadata.len() + 5);
     map.insert(TE, TRAILERS);
     map.insert(
@@ -171,7 +140,8 @@ fn head(connection: &GrpcConnection, cx: &Context, request: &Request) -> Result<
     if cx.attempt() > 0 {
         map.insert(headers::GRPC_ATTEMPTS, HeaderValue::from(cx.attempt()));
     }
-    headers::put_metadata(&request.metadata, &mut map).map_err(|err| err.with_unprocessed(true))?;
+    headers::put_metadata(&request.metadata, &mut map, &connection.names)
+        .map_err(|err| err.with_unprocessed(true))?;
     *head.headers_mut() = map;
     Ok(head)
 }

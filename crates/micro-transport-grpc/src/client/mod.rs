@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::client::SendRequest;
-use http::HeaderValue;
 use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Uri};
 use micro_core::{Context, Error, Live, Result};
 use micro_transport_core::{Connection, DialOptions, Limits, Request, Response, async_trait};
 use tokio::net::{TcpStream, lookup_host};
@@ -22,14 +22,17 @@ use tokio::time::Instant;
 use self::driver::Driver;
 use crate::address;
 use crate::error;
+use crate::headers;
 use crate::io::{Io, Raw, Tap};
+use crate::known::Known;
 
 /// A connection; see [`GrpcTransport`](crate::GrpcTransport).
 pub(crate) struct GrpcConnection {
     sender: SendRequest<Bytes>,
     limits: Live<Limits>,
     target: Target,
-    paths: call::Paths,
+    uris: Known<Arc<str>, Uri>,
+    names: headers::Names,
     state: Arc<State>,
     closed: watch::Receiver<bool>,
 }
@@ -145,7 +148,8 @@ impl GrpcConnection {
             sender,
             limits: opts.limits,
             target,
-            paths: call::Paths::new(),
+            uris: Known::new(),
+            names: headers::Names::new(),
             state,
             closed,
         })

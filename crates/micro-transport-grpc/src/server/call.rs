@@ -328,7 +328,7 @@ impl Call {
     ) -> Stage {
         if let Wire::Post { .. } = self.wire {
             let limit = self.limits.message_out;
-            return match post::answer(outcome, limit) {
+            return match post::answer(outcome, limit, &self.conn.names) {
                 answer if answer.body().len() <= AT_ONCE => {
                     send_answer(&mut respond, answer);
                     Stage::Over
@@ -357,7 +357,7 @@ impl Call {
                         }
                         if message.len() <= AT_ONCE {
                             let most = self.limits.headers;
-                            send_message(&mut respond, head, &message, &trailers, most);
+                            send_message(&mut respond, head, &message, &trailers, &self.conn, most);
                             return Stage::Over;
                         }
                         Outgoing::message(message)
@@ -416,7 +416,7 @@ impl Call {
         };
         let headers = head.headers_mut();
         headers.insert(CONTENT_TYPE, content_type);
-        headers::put_metadata(&response.metadata, headers)?;
+        headers::put_metadata(&response.metadata, headers, &self.conn.names)?;
         Ok((head, response.body, response.trailers))
     }
 
@@ -592,7 +592,7 @@ impl Call {
         };
         let most = self.limits.headers;
         if let Stage::Sending { send, trailers, .. } = &mut self.stage {
-            end_stream(send, trailers.as_ref(), &outcome, most);
+            end_stream(send, trailers.as_ref(), &outcome, &self.conn, most);
         }
         self.canceller = None;
         self.stage = Stage::Over;
@@ -719,6 +719,7 @@ fn send_message(
     head: HttpResponse<()>,
     message: &Bytes,
     trailers: &Trailers,
+    conn: &Conn,
     most: usize,
 ) {
     let Ok(mut send) = respond.send_response(head, false) else {
@@ -733,7 +734,7 @@ fn send_message(
             .and_then(|()| send.send_data(message.clone(), false))
     };
     if sent.is_ok() {
-        end_stream(&mut send, Some(trailers), &Ok(()), most);
+        end_stream(&mut send, Some(trailers), &Ok(()), conn, most);
     }
 }
 
@@ -742,6 +743,7 @@ fn end_stream(
     send: &mut SendStream<Bytes>,
     trailers: Option<&Trailers>,
     outcome: &Result<()>,
+    conn: &Conn,
     most: usize,
 ) {
     let Some(trailers) = trailers else {
@@ -758,7 +760,7 @@ fn end_stream(
     let mut unsent = None;
     if let Some(metadata) = trailers.get().filter(|metadata| !metadata.is_empty())
         && let Err(err) = headers::check_out(metadata, 0, most)
-            .and_then(|()| headers::put_metadata(metadata, &mut map))
+            .and_then(|()| headers::put_metadata(metadata, &mut map, &conn.names))
     {
         map.clear();
         unsent = Some(err);

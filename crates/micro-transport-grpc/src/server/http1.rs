@@ -133,7 +133,7 @@ async fn answer(conn: &Conn, request: HttpRequest<Incoming>) -> post::Answer {
         };
         let path = parts.uri.path();
         let outcome = handle(conn, path, codec, &parts.headers, timeout, message).await;
-        post::answer(outcome, limits.message_out)
+        post::answer(outcome, limits.message_out, &conn.names)
     };
     match within(timeout, call).await {
         Some(answer) => answer,

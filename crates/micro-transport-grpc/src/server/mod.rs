@@ -26,6 +26,7 @@ use self::connection::{Driver, Times};
 use self::control::{Command, Control};
 use self::paths::SlowPaths;
 use crate::address;
+use crate::headers;
 use crate::io::{Io, PREFACE, Raw};
 use crate::time::far;
 
@@ -36,6 +37,7 @@ pub(crate) struct Conn {
     clock: Arc<dyn Clock>,
     peer: Arc<Peer>,
     slow: Arc<SlowPaths>,
+    names: headers::Names,
     /// How long a stream's reader may take nothing.
     idle: Duration,
 }
@@ -364,6 +366,7 @@ async fn meet(
         clock: Arc::clone(&shared.opts.clock),
         peer: Arc::new(peer),
         slow: Arc::clone(&shared.slow),
+        names: headers::Names::new(),
         idle: limits.idle,
     });
     let (ahead, http2) = sniff(&mut raw).await?;

@@ -8,7 +8,8 @@ use http::{Method, Response, StatusCode, Uri};
 use micro_core::{Error, ErrorKind, Result};
 use micro_transport_core::{Body, Response as Reply};
 
-use crate::{headers, status};
+use crate::headers::{self, Names};
+use crate::status;
 
 /// An answer, whole.
 pub(crate) type Answer = Response<Bytes>;
@@ -112,13 +113,13 @@ fn with_status(code: StatusCode, err: &Error) -> Answer {
 }
 
 /// The answer to a call that ended.
-pub(crate) fn answer(outcome: Result<Reply>, limit: usize) -> Answer {
+pub(crate) fn answer(outcome: Result<Reply>, limit: usize, names: &Names) -> Answer {
     outcome
-        .and_then(|reply| success(reply, limit))
+        .and_then(|reply| success(reply, limit, names))
         .unwrap_or_else(|err| error(&err))
 }
 
-fn success(reply: Reply, limit: usize) -> Result<Answer> {
+fn success(reply: Reply, limit: usize, names: &Names) -> Result<Answer> {
     let Body::Message(message) = reply.body else {
         return Err(Error::new(
             ErrorKind::Unimplemented,
@@ -134,9 +135,9 @@ fn success(reply: Reply, limit: usize) -> Result<Answer> {
             Error::internal("the codec's content type is no header value").with_source(err)
         })?,
     );
-    headers::put_metadata(&reply.metadata, headers)?;
+    headers::put_metadata(&reply.metadata, headers, names)?;
     if let Some(trailers) = reply.trailers.get() {
-        headers::put_metadata(trailers, headers)?;
+        headers::put_metadata(trailers, headers, names)?;
     }
     Ok(answer)
 }
