@@ -3,10 +3,8 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use micro_codec_core::{Codec, Decode, Encode, Error, Result, erased_serde};
 
+use crate::CONTENT_TYPE;
 use crate::decode::Decoder;
-
-/// The content type of [`Cbor`].
-pub const CONTENT_TYPE: &str = "application/cbor";
 
 /// The CBOR codec: messages with serde's traits.
 #[derive(Clone, Copy, Debug, Default)]

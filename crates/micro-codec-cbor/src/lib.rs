@@ -18,4 +18,7 @@ mod codec;
 mod decode;
 mod header;
 
-pub use self::codec::{CONTENT_TYPE, Cbor};
+pub use self::codec::Cbor;
+
+/// The content type of [`Cbor`].
+pub const CONTENT_TYPE: &str = "application/cbor";

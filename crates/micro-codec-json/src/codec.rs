@@ -3,8 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use micro_codec_core::{Codec, Decode, Encode, Error, Result, erased_serde};
 
-/// The content type of [`Json`].
-pub const CONTENT_TYPE: &str = "application/json";
+use crate::CONTENT_TYPE;
 
 /// The JSON codec: messages with serde's traits.
 #[derive(Clone, Copy, Debug, Default)]

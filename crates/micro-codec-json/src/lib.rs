@@ -18,4 +18,7 @@
 
 mod codec;
 
-pub use self::codec::{CONTENT_TYPE, Json};
+pub use self::codec::Json;
+
+/// The content type of [`Json`].
+pub const CONTENT_TYPE: &str = "application/json";

@@ -4,10 +4,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use micro_codec_core::{Codec, Decode, Encode, Error, Result, erased_serde};
 use serde::Serialize as _;
 
+use crate::CONTENT_TYPE;
 use crate::walk;
-
-/// The content type of [`MsgPack`].
-pub const CONTENT_TYPE: &str = "application/msgpack";
 
 /// The MessagePack codec: messages with serde's traits.
 #[derive(Clone, Copy, Debug, Default)]

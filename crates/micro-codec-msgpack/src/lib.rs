@@ -14,4 +14,7 @@
 mod codec;
 mod walk;
 
-pub use self::codec::{CONTENT_TYPE, MsgPack};
+pub use self::codec::MsgPack;
+
+/// The content type of [`MsgPack`].
+pub const CONTENT_TYPE: &str = "application/msgpack";

@@ -3,8 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use micro_codec_core::{Codec, Decode, Encode, Result};
 
-/// The content type of [`Proto`].
-pub const CONTENT_TYPE: &str = "application/protobuf";
+use crate::CONTENT_TYPE;
 
 /// The protobuf codec: messages with a protobuf view.
 #[derive(Clone, Copy, Debug, Default)]

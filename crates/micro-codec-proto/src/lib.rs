@@ -28,7 +28,10 @@ pub mod wkt;
 #[doc(hidden)]
 pub use self::bridge::prost_merge_field;
 pub use self::bridge::{prost_encode, prost_merge};
-pub use self::codec::{CONTENT_TYPE, Proto};
+pub use self::codec::Proto;
+
+/// The content type of [`Proto`].
+pub const CONTENT_TYPE: &str = "application/protobuf";
 
 /// What the macros of this crate name; not part of the promise of semantic versioning.
 #[doc(hidden)]

@@ -74,8 +74,7 @@ impl Metadata {
     /// `InvalidArgument` for a name or value that cannot travel, or a name reserved for the
     /// protocol (see [`is_reserved`](Self::is_reserved)); `ResourceExhausted` beyond the bounds.
     pub fn insert(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<()> {
-        let name = parse_name(name)?;
-        let value = Bytes::copy_from_slice(value.as_ref());
+        let (name, value) = pair(name, value.as_ref())?;
         check_value(&name, &value)?;
         let size = self
             .pairs()
@@ -98,8 +97,8 @@ impl Metadata {
     ///
     /// As [`insert`](Self::insert).
     pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<()> {
-        let name = parse_name(name)?;
-        self.push(name, Bytes::copy_from_slice(value.as_ref()))
+        let (name, value) = pair(name, value.as_ref())?;
+        self.push(name, value)
     }
 
     /// Adds a value without copying: for transports, whose buffers are [`Bytes`] already.
@@ -271,14 +270,16 @@ impl fmt::Debug for Metadata {
     }
 }
 
-fn parse_name(name: &str) -> Result<Bytes> {
-    let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Bytes::from(name.to_ascii_lowercase())
-    } else {
-        Bytes::copy_from_slice(name.as_bytes())
-    };
-    check_name(&name)?;
-    Ok(name)
+/// Name and value in one buffer, the name in lower case: what travels is shared, not copied again.
+fn pair(name: &str, value: &[u8]) -> Result<(Bytes, Bytes)> {
+    let mut buf = Vec::with_capacity(name.len() + value.len());
+    buf.extend_from_slice(name.as_bytes());
+    buf.make_ascii_lowercase();
+    check_name(&buf)?;
+    buf.extend_from_slice(value);
+    let mut value = Bytes::from(buf);
+    let name = value.split_to(name.len());
+    Ok((name, value))
 }
 
 fn check_name(name: &[u8]) -> Result<()> {
