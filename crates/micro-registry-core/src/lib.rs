@@ -22,4 +22,4 @@ pub use self::options::{
     DeregisterOptions, GetOptions, ListOptions, RegisterOptions, WatchOptions,
 };
 pub use self::registry::{EventStream, Registry, RegistryExt};
-pub use micro_core::{Driver, Drivers, Env, Error, ErrorKind, Result, Url, async_trait};
+pub use micro_core::{Driver, Drivers, Env, Error, ErrorKind, Result, Url, async_trait, url};

@@ -1,10 +1,27 @@
-//! The registry suite over this backend.
+//! The registry suite over this backend: one driver per place, so that what is opened at one place
+//! meets.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
-use micro_registry_memory::MemoryRegistry;
+use micro_conformance::registry::Place;
+use micro_registry_core::Drivers;
+use micro_registry_memory::MemoryDriver;
+
+static DRIVERS: Mutex<BTreeMap<String, MemoryDriver>> = Mutex::new(BTreeMap::new());
 
 fn main() -> ExitCode {
-    micro_conformance::registry::run(async || Ok(Arc::new(MemoryRegistry::new()) as _))
+    micro_conformance::registry::run(async |place: Place| {
+        let driver = DRIVERS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(place.id().to_owned())
+            .or_default()
+            .clone();
+        Drivers::new()
+            .with(driver)
+            .open("memory", place.env())
+            .await
+    })
 }

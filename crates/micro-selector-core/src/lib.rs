@@ -23,5 +23,5 @@ pub use self::nodes::{Entry, Nodes};
 pub use self::pick::{Outcome, Pick};
 pub use self::selector::Selector;
 pub use self::state::{NodeState, Readiness};
-pub use micro_core::{Driver, Drivers, Env, Error, ErrorKind, Result, Url, async_trait};
+pub use micro_core::{Driver, Drivers, Env, Error, ErrorKind, Result, Url, async_trait, url};
 pub use micro_registry_core::Node;

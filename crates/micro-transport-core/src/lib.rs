@@ -29,5 +29,5 @@ pub use self::traits::{
     Connection, DialOptions, Handler, ListenOptions, Listener, Stop, Transport,
 };
 pub use micro_core::{
-    Context, Driver, Drivers, Env, Error, ErrorKind, Live, Metadata, Result, Url, async_trait,
+    Context, Driver, Drivers, Env, Error, ErrorKind, Live, Metadata, Result, Url, async_trait, url,
 };

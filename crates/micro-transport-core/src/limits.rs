@@ -31,13 +31,16 @@ pub struct Limits {
     pub call: Duration,
     /// How long a connection may have no call at all. Default 10 min.
     pub idle: Duration,
-    /// How often a silent connection with calls on it is probed. Default 30 s.
+    /// How often a silent connection with calls on it is probed. Default 30 s; a client leaves a
+    /// server that is not known to be micro 5 min, unless this says otherwise (grpc-go closes a
+    /// connection that is probed more often).
     pub keepalive: Duration,
     /// How long the answer to a probe may take. Default 10 s.
     pub keepalive_timeout: Duration,
-    /// How much of a stream's messages may wait for a slow reader, in bytes. Default 1 MiB.
+    /// How much of a stream's messages may wait for a slow reader, in bytes. Default 256 KiB.
     pub stream_window: u32,
-    /// The same for a whole connection. Default 2 MiB.
+    /// The same for a whole connection. Default 4 MiB: so many streams with slow readers stall
+    /// the others.
     pub connection_window: u32,
 }
 
@@ -56,8 +59,8 @@ impl Default for Limits {
             idle: Duration::from_secs(600),
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
-            stream_window: 1 << 20,
-            connection_window: 2 << 20,
+            stream_window: 256 << 10,
+            connection_window: 4 << 20,
         }
     }
 }

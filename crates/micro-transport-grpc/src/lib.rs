@@ -69,6 +69,9 @@ pub use self::transport::GrpcTransport;
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "grpc";
 
+/// The name in a node's metadata that says: this is micro, of that version.
+pub(crate) const MICRO: &str = "micro";
+
 #[cfg(not(feature = "tls"))]
 fn no_tls(operation: &'static str) -> micro_core::Error {
     micro_core::Error::unimplemented(

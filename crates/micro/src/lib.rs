@@ -23,7 +23,7 @@ pub use micro_client::{CallOptions, ClientOptions, Discovery};
 pub use micro_codec_core::RawBytes;
 pub use micro_core::{
     Clock, Context, Detail, Driver, Drivers, Env, Error, ErrorKind, Identity, Live, Metadata,
-    Result, Secret, StreamSender, Streaming, async_trait,
+    Result, Secret, StreamSender, Streaming, async_trait, url,
 };
 pub use micro_macros::{Message, service};
 pub use micro_server::{Contract, Reflection, Routes};

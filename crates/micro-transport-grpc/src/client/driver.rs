@@ -41,9 +41,10 @@ impl Driver {
         state: Arc<State>,
         gone: watch::Sender<bool>,
         limits: &Limits,
+        keepalive: Duration,
     ) -> Self {
         let now = Instant::now();
-        let first = far(now, limits.keepalive.min(limits.idle));
+        let first = far(now, keepalive.min(limits.idle));
         Self {
             ping: h2.ping_pong(),
             h2,
@@ -53,7 +54,7 @@ impl Driver {
             pinged: None,
             leaving: None,
             timer: Box::pin(tokio::time::sleep_until(first)),
-            keepalive: limits.keepalive,
+            keepalive,
             keepalive_timeout: limits.keepalive_timeout,
             idle: limits.idle,
             idle_since: Some(now),

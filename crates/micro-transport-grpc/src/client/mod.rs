@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -133,6 +134,7 @@ impl GrpcConnection {
             std::task::Poll::Pending => std::task::Poll::Pending,
         })
         .await?;
+        let keepalive = keepalive(&limits, opts.metadata.contains_key(crate::MICRO));
         let (gone, closed) = watch::channel(false);
         let state = Arc::new(State {
             open: AtomicBool::new(!tap.is_going_away()),
@@ -140,7 +142,7 @@ impl GrpcConnection {
             released: AtomicBool::new(false),
             driver: AtomicWaker::new(),
         });
-        let driver = Driver::new(h2, tap, Arc::clone(&state), gone, &limits);
+        let driver = Driver::new(h2, tap, Arc::clone(&state), gone, &limits, keepalive);
         // The task ends by itself: with the connection, or when handle and calls are gone.
         drop(tokio::spawn(driver));
         let target = Target::new(address, scheme)?;
@@ -176,7 +178,7 @@ impl Target {
 
 /// Tries the addresses of a host one after the other, each with its share of the time.
 async fn tcp(address: &str, host: &str, port: u16, opts: &DialOptions) -> Result<TcpStream> {
-    let until = Instant::now() + opts.timeout.min(std::time::Duration::from_secs(86_400));
+    let until = Instant::now() + opts.timeout.min(Duration::from_secs(86_400));
     let found: Vec<SocketAddr> = lookup_host((host, port))
         .await
         .map_err(|err| error::dial(err, address))?
@@ -221,6 +223,17 @@ fn not_http2(err: h2::Error, tap: &Tap, address: &str) -> Error {
         .with_unprocessed(true)
         .with_context("address", address)
         .with_source(err)
+}
+
+/// How often a silent server is probed. grpc-go closes a connection that is probed more often than
+/// every five minutes (gRFC A8), so a stranger is left alone unless the limits say otherwise.
+fn keepalive(limits: &Limits, is_micro: bool) -> Duration {
+    const STRANGER: Duration = Duration::from_secs(310);
+    if is_micro || limits.keepalive != Limits::default().keepalive {
+        limits.keepalive
+    } else {
+        STRANGER
+    }
 }
 
 fn settings(limits: &Limits) -> h2::client::Builder {

@@ -93,9 +93,15 @@ impl Listener for GrpcListener {
     }
 
     fn advertise(&self) -> BTreeMap<String, String> {
-        [("transport", "grpc"), ("protocol", "grpc")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
+        // The last one tells clients that this is no stranger: see `client::keepalive`.
+        let version = env!("CARGO_PKG_VERSION");
+        [
+            ("transport", "grpc"),
+            ("protocol", "grpc"),
+            (crate::MICRO, version),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
     }
 
     async fn serve(self: Box<Self>, handler: Arc<dyn Handler>, stop: Live<Stop>) -> Result<()> {
