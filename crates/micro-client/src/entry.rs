@@ -184,7 +184,9 @@ impl ServiceEntry {
             | ErrorKind::Unauthenticated) => kind,
             _ => ErrorKind::Unavailable,
         };
-        let mut err = Error::new(
+        // How a registry describes itself: multicast DNS says on which interfaces it listens.
+        let details: String = format!("{registry:?}").chars().take(300).collect();
+        Error::new(
             kind,
             format!(
                 "no node of service '{}' was found: start it, or check that it uses the same registry (MICRO_REGISTRY) and namespace (MICRO_NAMESPACE)",
@@ -196,11 +198,10 @@ impl ServiceEntry {
         .with_context("namespace", namespace)
         .with_context("waited", format_args!("{waited:.1?}"))
         .with_context("services seen", seen)
-        .with_context("last answer", cause.message());
-        for (key, value) in cause.context().filter(|(key, _)| *key == "interfaces") {
-            err = err.with_context(key, value);
-        }
-        err.with_unprocessed(true).with_retryable(false)
+        .with_context("last answer", cause.message())
+        .with_context("registry details", details)
+        .with_unprocessed(true)
+        .with_retryable(false)
     }
 }
 

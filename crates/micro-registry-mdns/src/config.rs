@@ -40,6 +40,28 @@ impl MdnsConfig {
         self
     }
 
+    /// The interfaces of this machine that are listened on, with their addresses.
+    pub(crate) fn listened(&self) -> String {
+        let Ok(all) = if_addrs::get_if_addrs() else {
+            return "unknown".to_owned();
+        };
+        let named = |interface: &if_addrs::Interface| {
+            self.interfaces.is_empty()
+                || self.interfaces.iter().any(|wanted| {
+                    *wanted == interface.name || *wanted == interface.ip().to_string()
+                })
+        };
+        let listened: Vec<String> = all
+            .iter()
+            .filter(|interface| named(interface))
+            .map(|interface| format!("{} {}", interface.name, interface.ip()))
+            .collect();
+        if listened.is_empty() {
+            return "none".to_owned();
+        }
+        listened.join(", ")
+    }
+
     /// Adds to [`interfaces`](Self::interfaces).
     #[must_use]
     pub fn with_interface(mut self, interface: impl Into<String>) -> Self {

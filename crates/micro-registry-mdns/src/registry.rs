@@ -172,12 +172,17 @@ impl Drop for Inner {
     }
 }
 
+/// Says where it listens: a client puts it into the error for a service that it cannot find.
 impl fmt::Debug for MdnsRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MdnsRegistry")
-            .field("config", &self.0.shared.config)
+            .field("port", &self.0.shared.config.port)
+            .field(
+                "interfaces",
+                &format_args!("{}", self.0.shared.config.listened()),
+            )
             .field("namespace", &self.0.shared.namespace)
-            .finish_non_exhaustive()
+            .finish()
     }
 }
 
