@@ -853,6 +853,7 @@ async fn the_last_registration_describes_the_whole_version(registry: Backend) {
         .with_metadata("build", "0")
         .with_node(Node::new("a", "127.0.0.1:9"));
     register(&registry, &other).await;
+    appears(&registry, "greeter").await;
     for (build, id) in [("1", "a"), ("2", "b"), ("3", "a")] {
         let service = greeter(id, "127.0.0.1:1")
             .with_metadata("build", build)

@@ -3,13 +3,13 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use micro_core::{Detail, Error, ErrorKind};
-use percent_encoding::{AsciiSet, CONTROLS};
 use prost::Message as _;
 
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -24,9 +24,6 @@ const MAX_MESSAGE: usize = 2 << 10;
 /// The most bytes of details that are sent, for the same reason: with a message of the worst kind
 /// (6 KiB encoded) and itself repeated in the details, it is 14 KiB of the usual 16.
 const MAX_DETAILS: usize = 4 << 10;
-
-/// gRPC: everything but printable ASCII, and the percent sign.
-const MESSAGE_SET: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Base64 as gRPC wants it: written without padding, read with or without.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -54,7 +51,7 @@ struct Any {
     #[prost(string, tag = "1")]
     type_url: String,
     #[prost(bytes = "bytes", tag = "2")]
-    value: bytes::Bytes,
+    value: Bytes,
 }
 
 /// `google.rpc.ErrorInfo`; its metadata map is not ours to read.
@@ -99,26 +96,25 @@ pub(crate) const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Writes an error into trailers.
 pub(crate) fn put(err: &Error, trailers: &mut HeaderMap) {
-    trailers.insert(GRPC_STATUS, code_value(err.kind().code()));
+    let code = i32::try_from(err.kind().code()).unwrap_or(2);
     let message = shortened(err.message());
-    if !message.is_empty() {
-        let encoded: std::borrow::Cow<'_, str> =
-            percent_encoding::utf8_percent_encode(message, MESSAGE_SET).into();
-        if let Ok(value) = HeaderValue::from_str(&encoded) {
-            trailers.insert(GRPC_MESSAGE, value);
-        }
-    }
     let details = any_details(err);
-    if details.is_empty() {
-        return;
-    }
-    let status = Status {
-        code: i32::try_from(err.kind().code()).unwrap_or(2),
-        message: message.to_owned(),
-        details,
+    let details = if details.is_empty() {
+        Bytes::new()
+    } else {
+        let message = message.to_owned();
+        Status {
+            code,
+            message,
+            details,
+        }
+        .encode_to_vec()
+        .into()
     };
-    if let Ok(value) = HeaderValue::try_from(BASE64.encode(status.encode_to_vec())) {
-        trailers.insert(GRPC_DETAILS, value);
+    let status = tonic::Status::with_details(tonic::Code::from_i32(code), message, details);
+    if status.add_header(trailers).is_err() {
+        // Only a message that is no header value even when encoded: the code says the most.
+        trailers.insert(GRPC_STATUS, HeaderValue::from(code));
     }
 }
 
@@ -182,19 +178,14 @@ fn shortened(message: &str) -> &str {
     &message[..end]
 }
 
-fn code_value(code: u32) -> HeaderValue {
-    const CODES: [&str; 17] = [
-        "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-    ];
-    HeaderValue::from_static(CODES.get(code as usize).unwrap_or(&"2"))
-}
-
 /// What the trailers (or a trailers-only answer's headers) say; `None` if there is no status.
 pub(crate) fn take(trailers: &HeaderMap) -> Option<Result<(), Error>> {
     let status = trailers.get(GRPC_STATUS)?;
     if status.as_bytes() == b"0" {
         return Some(Ok(()));
     }
+    // Not by `tonic::Status::from_header_map`, which panics on details that are no base64
+    // (tonic 0.14): what a peer sends must not end the caller.
     let code = status
         .to_str()
         .ok()
@@ -461,7 +452,10 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert(GRPC_STATUS, HeaderValue::from_static("2"));
         let encoded = BASE64.encode(status.encode_to_vec());
-        trailers.insert(GRPC_DETAILS, HeaderValue::try_from(encoded).unwrap());
+        trailers.insert(
+            "grpc-status-details-bin",
+            HeaderValue::try_from(encoded).unwrap(),
+        );
         let err = take(&trailers).unwrap().unwrap_err();
         assert_eq!(err.kind(), ErrorKind::FailedPrecondition);
         assert_eq!(err.message(), "not now");

@@ -1,12 +1,13 @@
 //! A [`Registry`] in {{backend}}. URL: `{{backend}}://host:port`.
 //!
 //! ```
-//! use {{lib}}::{{Type}}Registry;
-//! use micro_registry_core::{Node, Registry as _, RegistryExt as _, Service};
+//! use {{lib}}::{{Type}}Driver;
+//! use micro_registry_core::{Drivers, Env, Node, RegistryExt as _, Service};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> micro_registry_core::Result<()> {
-//! let registry = {{Type}}Registry::default();
+//! let drivers = Drivers::new().with({{Type}}Driver::default());
+//! let registry = drivers.open("{{backend}}://127.0.0.1:7000", &Env::new()).await?;
 //! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
 //! registry.register(&service, Default::default()).await?;
 //! assert_eq!(registry.get("greeter").await?, [service]);
@@ -29,7 +30,7 @@ pub const SCHEME: &str = "{{backend}}";
 
 /// Opens `{{backend}}` URLs: give it to `Drivers::with`.
 ///
-/// What one driver opens in one namespace shares a directory.
+/// What one driver opens at one server and in one namespace shares a directory.
 #[derive(Clone, Debug, Default)]
 pub struct {{Type}}Driver {
     directories: registry::Directories,
@@ -43,7 +44,7 @@ impl Driver<dyn Registry> for {{Type}}Driver {
 
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
         let config = {{Type}}Config::from_url(url)?;
-        let directory = self.directories.of(env.namespace());
-        Ok(Arc::new({{Type}}Registry::new(config, directory)))
+        let directory = self.directories.of(&config.endpoints, env.namespace());
+        Ok(Arc::new({{Type}}Registry::new(config, env, directory)))
     }
 }

@@ -3,36 +3,54 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::stream;
+use micro_core::Clock;
 use micro_registry_core::{
-    Capabilities, DeregisterOptions, Error, Event, EventKind, EventStream, GetOptions, ListOptions,
-    RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_name,
+    Capabilities, DeregisterOptions, Env, Error, Event, EventKind, EventStream, GetOptions,
+    ListOptions, Node, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
+    check_name, check_registration,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::timeout;
 
 use crate::SCHEME;
 use crate::{{Type}}Config;
 
 /// How many changes a watch may be behind before it is told that it missed some.
 const BACKLOG: usize = 1024;
+/// How often a watch looks for what expired.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A registry in {{backend}}; clones see the same directory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct {{Type}}Registry {
     config: {{Type}}Config,
+    clock: Arc<dyn Clock>,
     directory: Directory,
 }
 
 impl {{Type}}Registry {
-    pub(crate) fn new(config: {{Type}}Config, directory: Directory) -> Self {
-        Self { config, directory }
+    pub(crate) fn new(config: {{Type}}Config, env: &Env, directory: Directory) -> Self {
+        Self {
+            config,
+            // Ask it, never the machine: tests stop it and move it.
+            clock: Arc::clone(env.clock()),
+            directory,
+        }
     }
 
     /// What it was opened with.
     #[must_use]
     pub fn config(&self) -> &{{Type}}Config {
         &self.config
+    }
+
+    /// The directory as of now: what expired is gone, and announced.
+    fn now(&self) -> &Directory {
+        self.directory.expire(self.clock.now());
+        &self.directory
     }
 }
 
@@ -42,29 +60,29 @@ impl Registry for {{Type}}Registry {
         SCHEME
     }
 
+    /// Claim what is so, and no more: the suite checks what is claimed.
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        // `local`, and not `shared`, as long as the directory is in this process.
+        Capabilities::default().with_ttl(true).with_local(true)
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
-        check(service).map_err(|err| err.with_operation("registry.register"))?;
-        if opts.ttl.is_some() {
-            return Err(Error::unimplemented("this registry has no TTL")
-                .with_operation("registry.register"));
-        }
-        self.directory.add(service);
+        check_registration(service).map_err(|err| err.with_operation("registry.register"))?;
+        // A TTL beyond what the clock can count never passes.
+        let expires = opts.ttl.and_then(|ttl| self.clock.now().checked_add(ttl));
+        self.now().add(service, expires);
         Ok(())
     }
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
-        check(service).map_err(|err| err.with_operation("registry.deregister"))?;
-        self.directory.remove(service);
+        check_ids(service).map_err(|err| err.with_operation("registry.deregister"))?;
+        self.now().remove(service);
         Ok(())
     }
 
     async fn get_service(&self, name: &str, _opts: GetOptions) -> Result<Vec<Service>> {
         check_name(name).map_err(|err| err.with_operation("registry.get_service"))?;
-        let mut found = self.directory.services();
+        let mut found = self.now().services();
         found.retain(|service| service.name == name);
         if found.is_empty() {
             return Err(Error::not_found("the service is not registered")
@@ -75,7 +93,7 @@ impl Registry for {{Type}}Registry {
     }
 
     async fn list_services(&self, _opts: ListOptions) -> Result<Vec<Service>> {
-        Ok(self.directory.services())
+        Ok(self.now().services())
     }
 
     async fn watch(&self, opts: WatchOptions) -> Result<EventStream> {
@@ -83,38 +101,34 @@ impl Registry for {{Type}}Registry {
             check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
         }
         // Subscribed before this call returns: no change after it is missed.
-        let start = (self.directory.events.subscribe(), opts.service);
+        let start = (self.clone(), self.now().events.subscribe(), opts.service);
         Ok(Box::pin(stream::unfold(Some(start), async |state| {
-            let (mut events, only) = state?;
+            let (registry, mut events, only) = state?;
             loop {
-                match events.recv().await {
-                    Ok(event)
+                match timeout(LOOK, events.recv()).await {
+                    Err(_) => {
+                        registry.now();
+                    }
+                    Ok(Ok(event))
                         if only
                             .as_ref()
                             .is_some_and(|name| *name != event.service.name) => {}
-                    Ok(event) => return Some((Ok(event), Some((events, only)))),
-                    Err(RecvError::Lagged(missed)) => {
+                    Ok(Ok(event)) => return Some((Ok(event), Some((registry, events, only)))),
+                    Ok(Err(RecvError::Lagged(missed))) => {
                         return Some((Err(fell_behind(missed)), None));
                     }
-                    Err(RecvError::Closed) => return None,
+                    Ok(Err(RecvError::Closed)) => return None,
                 }
             }
         })))
     }
 }
 
-/// Refuses what no registry may hold.
-fn check(service: &Service) -> Result<()> {
+/// Nodes are deregistered by their ids: nothing else needs to be there.
+fn check_ids(service: &Service) -> Result<()> {
     check_name(&service.name)?;
-    if service.nodes.is_empty() {
-        return Err(Error::invalid_argument("the service has no node"));
-    }
-    if service
-        .nodes
-        .iter()
-        .any(|node| node.id.is_empty() || node.address.is_empty())
-    {
-        return Err(Error::invalid_argument("a node has an id and an address"));
+    if service.nodes.iter().any(|node| node.id.is_empty()) {
+        return Err(Error::invalid_argument("a node is deregistered by its id, and one has none"));
     }
     Ok(())
 }
@@ -125,14 +139,14 @@ fn fell_behind(missed: u64) -> Error {
         .with_context("missed", missed)
 }
 
-/// One directory per namespace.
+/// One directory per server and namespace.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Directories(Arc<Mutex<BTreeMap<String, Directory>>>);
+pub(crate) struct Directories(Arc<Mutex<BTreeMap<(Vec<String>, String), Directory>>>);
 
 impl Directories {
-    pub(crate) fn of(&self, namespace: &str) -> Directory {
+    pub(crate) fn of(&self, endpoints: &[String], namespace: &str) -> Directory {
         lock(&self.0)
-            .entry(namespace.to_owned())
+            .entry((endpoints.to_vec(), namespace.to_owned()))
             .or_default()
             .clone()
     }
@@ -142,34 +156,41 @@ impl Directories {
 #[derive(Clone)]
 pub(crate) struct Directory {
     /// By name and version.
-    services: Arc<Mutex<BTreeMap<(String, String), Service>>>,
+    versions: Arc<Mutex<BTreeMap<(String, String), Version>>>,
     events: broadcast::Sender<Event>,
+}
+
+struct Version {
+    service: Service,
+    /// By node id; what is not in it stays.
+    expires: BTreeMap<String, Instant>,
 }
 
 impl Directory {
     fn services(&self) -> Vec<Service> {
-        lock(&self.services).values().cloned().collect()
+        let versions = lock(&self.versions);
+        versions.values().map(|known| known.service.clone()).collect()
     }
 
-    fn add(&self, service: &Service) {
-        let mut services = lock(&self.services);
-        let known = services
+    fn add(&self, service: &Service, expires: Option<Instant>) {
+        let mut versions = lock(&self.versions);
+        let Version { service: known, expires: times } = versions
             .entry((service.name.clone(), service.version.clone()))
-            .or_insert_with(|| Service::new(&service.name, &service.version));
+            .or_insert_with(|| Version {
+                service: Service::new(&service.name, &service.version),
+                expires: BTreeMap::new(),
+            });
         let same_head = known.metadata == service.metadata && known.endpoints == service.endpoints;
         known.metadata.clone_from(&service.metadata);
         known.endpoints.clone_from(&service.endpoints);
 
         let mut created = with_nodes(service, Vec::new());
         let mut updated = created.clone();
-        if !same_head {
-            // Version, metadata and endpoints belong to every node of the version.
-            updated.nodes.clone_from(&known.nodes);
-            updated
-                .nodes
-                .retain(|node| service.nodes.iter().all(|new| new.id != node.id));
-        }
         for node in &service.nodes {
+            match expires {
+                Some(at) => times.insert(node.id.clone(), at),
+                None => times.remove(&node.id),
+            };
             match known.nodes.iter_mut().find(|other| other.id == node.id) {
                 None => {
                     known.nodes.push(node.clone());
@@ -188,20 +209,28 @@ impl Directory {
     }
 
     fn remove(&self, service: &Service) {
-        let mut services = lock(&self.services);
-        let key = (service.name.clone(), service.version.clone());
-        let Some(known) = services.get_mut(&key) else {
-            return;
-        };
-        let (gone, left) = std::mem::take(&mut known.nodes)
-            .into_iter()
-            .partition(|node| service.nodes.iter().any(|other| other.id == node.id));
-        known.nodes = left;
-        let gone = with_nodes(known, gone);
-        if known.nodes.is_empty() {
-            services.remove(&key);
-        }
-        self.announce(EventKind::Delete, gone);
+        self.remove_if(|known, node| {
+            known.service.name == service.name
+                && known.service.version == service.version
+                && service.nodes.iter().any(|other| other.id == node.id)
+        });
+    }
+
+    fn expire(&self, now: Instant) {
+        self.remove_if(|known, node| known.expires.get(&node.id).is_some_and(|at| *at <= now));
+    }
+
+    fn remove_if(&self, goes: impl Fn(&Version, &Node) -> bool) {
+        lock(&self.versions).retain(|_, known| {
+            let nodes = known.service.nodes.iter().cloned();
+            let (gone, left) = nodes.partition::<Vec<_>, _>(|node| goes(known, node));
+            for node in &gone {
+                known.expires.remove(&node.id);
+            }
+            self.announce(EventKind::Delete, with_nodes(&known.service, gone));
+            known.service.nodes = left;
+            !known.service.nodes.is_empty()
+        });
     }
 
     fn announce(&self, kind: EventKind, service: Service) {
@@ -215,7 +244,7 @@ impl Directory {
 impl Default for Directory {
     fn default() -> Self {
         Self {
-            services: Arc::default(),
+            versions: Arc::default(),
             events: broadcast::Sender::new(BACKLOG),
         }
     }
@@ -228,7 +257,7 @@ impl fmt::Debug for Directory {
 }
 
 /// The same version of the service, with other nodes.
-fn with_nodes(service: &Service, nodes: Vec<micro_registry_core::Node>) -> Service {
+fn with_nodes(service: &Service, nodes: Vec<Node>) -> Service {
     let mut service = service.clone();
     service.nodes = nodes;
     service

@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 
 use {{lib}}::{{Type}}Driver;
-use micro_registry_core::{Driver as _, Env};
+use micro_conformance::registry::Place;
+use micro_registry_core::Drivers;
 
 fn main() -> ExitCode {
-    micro_conformance::registry::run(async || {
-        // A driver of its own for each case: its directory is empty.
-        let url = micro_core::url::resolve({{lib}}::SCHEME)?;
-        {{Type}}Driver::default().open(&url, &Env::default()).await
+    let driver = {{Type}}Driver::default();
+    micro_conformance::registry::run(async move |place: Place| {
+        // One place is one directory: here, one server.
+        let url = format!("{{backend}}://{}", place.id());
+        let drivers = Drivers::new().with(driver.clone());
+        drivers.open(&url, place.env()).await
     })
 }
