@@ -1,5 +1,7 @@
 //! Proto3's JSON, through serde.
 
+mod gaps;
+
 use std::collections::BTreeMap;
 
 use proc_macro2::{Group, Spacing, TokenStream, TokenTree};
@@ -33,21 +35,25 @@ pub(crate) fn impls(
     let written = generator
         .generate(&["."], |_| Ok(Vec::new()))
         .map_err(|err| Error::new(format!("JSON: {err}")))?;
+    let v1 = builder.v1();
+    let fields = gaps::Fields::of(descriptors);
     written
         .into_iter()
         .map(|(package, code)| {
             let package = package.to_string();
-            let code = parse(&code, &builder.v1())
+            let code = parse(&code, &v1, &fields)
                 .map_err(|err| Error::not_rust(&format!("JSON of {package}"), err))?;
             Ok((package, code))
         })
         .collect()
 }
 
-fn parse(code: &[u8], v1: &str) -> syn::Result<syn::File> {
+fn parse(code: &[u8], v1: &str, fields: &gaps::Fields) -> syn::Result<syn::File> {
     let code = String::from_utf8_lossy(code);
     let v1: TokenStream = v1.parse()?;
-    syn::parse2(reroute(code.parse()?, &v1))
+    let mut file = syn::parse2(reroute(code.parse()?, &v1))?;
+    gaps::close(&mut file, &v1, fields);
+    Ok(file)
 }
 
 /// Lets paths that begin with a crate's name begin where the facade has that crate.
@@ -133,7 +139,7 @@ mod tests {
                 }
             }
         };
-        let out = parse(code, "::m::__v1").unwrap();
+        let out = parse(code, "::m::__v1", &gaps::Fields::default()).unwrap();
         assert_eq!(prettyplease::unparse(&out), prettyplease::unparse(&wanted));
     }
 }

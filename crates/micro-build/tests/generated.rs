@@ -116,6 +116,16 @@ fn json_takes_what_a_parser_must_take_too() {
         "some_bytes": "-_8",
         "place": null,
         "maybe_int32": null,
+        "aDouble": null,
+        "anInt64s": null,
+        "aBool": null,
+        "aString": null,
+        "placeKind": null,
+        "strings": null,
+        "colors": null,
+        "nesteds": null,
+        "int64ByName": null,
+        "nested": null,
         "not_known": {"deep": [1, 2]},
     }));
     let expected = Everything {
@@ -142,6 +152,43 @@ fn json_takes_what_a_parser_must_take_too() {
 }
 
 #[test]
+fn json_has_what_is_not_a_number_and_has_no_name() {
+    let message = Everything {
+        a_double: f64::NEG_INFINITY,
+        a_float: f32::INFINITY,
+        color: 99,
+        colors: vec![99, 1],
+        color_by_flag: HashMap::from([(false, 99)]),
+        maybe_color: Some(99),
+        choice: Some(Choice::Shade(99)),
+        at: Some(wkt::Timestamp::default()),
+        value: Some(wkt::Value::from(wkt::value::Kind::NullValue(0))),
+        nested_by_number: HashMap::from([(-1, Nested::default())]),
+        ..Everything::default()
+    };
+    let expected = json!({
+        "aDouble": "-Infinity",
+        "aFloat": "Infinity",
+        "color": 99,
+        "colors": [99, "COLOR_RED"],
+        "colorByFlag": {"false": 99},
+        "maybeColor": 99,
+        "shade": 99,
+        "at": "1970-01-01T00:00:00Z",
+        "value": null,
+        "nestedByNumber": {"-1": {}},
+    });
+    assert_eq!(json(&message), expected);
+    assert_eq!(from_json(expected), message);
+    let nan = Everything {
+        a_double: f64::NAN,
+        ..Everything::default()
+    };
+    assert_eq!(json(&nan), json!({"aDouble": "NaN"}));
+    assert!(from_json(json(&nan)).a_double.is_nan());
+}
+
+#[test]
 fn a_message_is_protobuf_and_knows_its_file() {
     let shape = shape!(Everything);
     assert!(shape.has_proto() && shape.has_serde());
@@ -155,6 +202,37 @@ fn a_message_is_protobuf_and_knows_its_file() {
         ..Everything::default()
     };
     assert_eq!(message.encode_to_vec(), [3 << 3, 0x96, 1]);
+}
+
+#[test]
+fn every_codec_carries_a_message() {
+    let message = Everything {
+        an_int64: -1,
+        a_double: 0.5,
+        some_bytes: vec![1, 2],
+        color: Color::Red.into(),
+        colors: vec![99, 1],
+        nested_by_number: HashMap::from([(-1, Nested::default())]),
+        color_by_flag: HashMap::from([(true, 1)]),
+        choice: Some(Choice::Number(u64::MAX)),
+        at: Some(wkt::Timestamp::default()),
+        child: Some(Box::default()),
+        ..Everything::default()
+    };
+    let shape = shape!(Everything);
+    let codecs = micro::codecs();
+    for content_type in [
+        "application/cbor",
+        "application/json",
+        "application/msgpack",
+        "application/protobuf",
+    ] {
+        let codec = codecs.get(content_type).unwrap();
+        let mut out = micro::__v1::bytes::BytesMut::new();
+        shape.encode(&message, codec, &mut out).unwrap();
+        let back = shape.decode(codec, out.freeze()).unwrap();
+        assert_eq!(back, message, "{content_type}");
+    }
 }
 
 struct Double;

@@ -176,6 +176,27 @@ impl<T> Probe<T> {
     pub fn new() -> Self {
         Self(PhantomData)
     }
+
+    /// What is left if no view is found; it is here for what the compiler then says.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn shape(self) -> Shape<T>
+    where
+        T: IsMessage,
+    {
+        T::shape()
+    }
+}
+
+/// Nobody implements it: a type is a message by having a view.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message",
+    label = "this type cannot travel",
+    note = "derive serde's `Serialize` and `Deserialize` for it, or `micro::Message` for protobuf, or all of them"
+)]
+pub trait IsMessage: Sized {
+    fn shape() -> Shape<Self>;
 }
 
 #[doc(hidden)]

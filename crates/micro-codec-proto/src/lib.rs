@@ -23,6 +23,8 @@ mod bridge;
 mod codec;
 #[doc(hidden)]
 pub mod field;
+#[doc(hidden)]
+pub mod json;
 pub mod wkt;
 
 #[doc(hidden)]

@@ -10,6 +10,8 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::json::Float;
+
 use super::time::text;
 use super::value::Kind;
 use super::{
@@ -128,22 +130,8 @@ as_value! {
     UInt32Value: |value| value, NumberDeserialize<u32> => |read| read.0;
     Int64Value: |value| value.to_string(), NumberDeserialize<i64> => |read| read.0;
     UInt64Value: |value| value.to_string(), NumberDeserialize<u64> => |read| read.0;
-    FloatValue: |value| Float(f64::from(*value), *value), NumberDeserialize<f32> => |read| read.0;
-    DoubleValue: |value| Float(*value, *value), NumberDeserialize<f64> => |read| read.0;
-}
-
-/// A number that may be none; the second is the same one as it is to be written.
-struct Float<T>(f64, T);
-
-impl<T: Serialize> Serialize for Float<T> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            value if value.is_nan() => to.serialize_str("NaN"),
-            f64::INFINITY => to.serialize_str("Infinity"),
-            f64::NEG_INFINITY => to.serialize_str("-Infinity"),
-            _ => self.1.serialize(to),
-        }
-    }
+    FloatValue: |value| Float(value), NumberDeserialize<f32> => |read| read.0;
+    DoubleValue: |value| Float(value), NumberDeserialize<f64> => |read| read.0;
 }
 
 impl Serialize for Empty {
@@ -274,7 +262,7 @@ impl<'de> Deserialize<'de> for Value {
                 Ok(Kind::NullValue(NullValue::NullValue as i32).into())
             }
             fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-                Value::deserialize(from)
+                from.deserialize_any(self)
             }
             fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
                 Ok(value.into())
@@ -309,7 +297,8 @@ impl<'de> Deserialize<'de> for Value {
                 Ok(Struct::from(fields).into())
             }
         }
-        from.deserialize_any(Anything)
+        // Where a field may be `null`, this asks for the `null` itself.
+        from.deserialize_option(Anything)
     }
 }
 

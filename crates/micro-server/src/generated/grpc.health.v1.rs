@@ -333,13 +333,11 @@ const _: () = {
                 fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                     formatter.write_str("struct grpc.health.v1.HealthCheckRequest")
                 }
-                fn visit_map<V>(
-                    self,
-                    mut map_: V,
-                ) -> std::result::Result<HealthCheckRequest, V::Error>
+                fn visit_map<V>(self, map_: V) -> std::result::Result<HealthCheckRequest, V::Error>
                 where
                     V: crate::__v1::serde::de::MapAccess<'de>,
                 {
+                    let mut map_ = crate::__v1::proto::json::nulls(map_);
                     let mut service__ = None;
                     while let Some(k) = map_.next_key()? {
                         match k {
@@ -382,13 +380,10 @@ const _: () = {
             let mut struct_ser =
                 serializer.serialize_struct("grpc.health.v1.HealthCheckResponse", len)?;
             if self.status != 0 {
-                let v =
-                    health_check_response::ServingStatus::try_from(self.status).map_err(|_| {
-                        crate::__v1::serde::ser::Error::custom(format!(
-                            "Invalid variant {}",
-                            self.status
-                        ))
-                    })?;
+                let v = crate::__v1::proto::json::enumeration::<
+                    health_check_response::ServingStatus,
+                    S::Error,
+                >(self.status)?;
                 struct_ser.serialize_field("status", &v)?;
             }
             struct_ser.end()
@@ -440,13 +435,11 @@ const _: () = {
                 fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                     formatter.write_str("struct grpc.health.v1.HealthCheckResponse")
                 }
-                fn visit_map<V>(
-                    self,
-                    mut map_: V,
-                ) -> std::result::Result<HealthCheckResponse, V::Error>
+                fn visit_map<V>(self, map_: V) -> std::result::Result<HealthCheckResponse, V::Error>
                 where
                     V: crate::__v1::serde::de::MapAccess<'de>,
                 {
+                    let mut map_ = crate::__v1::proto::json::nulls(map_);
                     let mut status__ = None;
                     while let Some(k) = map_.next_key()? {
                         match k {
@@ -457,8 +450,10 @@ const _: () = {
                                     ));
                                 }
                                 status__ = Some(
-                                    map_.next_value::<health_check_response::ServingStatus>()?
-                                        as i32,
+                                    map_.next_value::<crate::__v1::proto::json::Enumeration<
+                                        health_check_response::ServingStatus,
+                                    >>()?
+                                    .number(),
                                 );
                             }
                             GeneratedField::__SkipField__ => {
@@ -609,13 +604,11 @@ const _: () = {
                 fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                     formatter.write_str("struct grpc.health.v1.HealthListRequest")
                 }
-                fn visit_map<V>(
-                    self,
-                    mut map_: V,
-                ) -> std::result::Result<HealthListRequest, V::Error>
+                fn visit_map<V>(self, map_: V) -> std::result::Result<HealthListRequest, V::Error>
                 where
                     V: crate::__v1::serde::de::MapAccess<'de>,
                 {
+                    let mut map_ = crate::__v1::proto::json::nulls(map_);
                     while map_.next_key::<GeneratedField>()?.is_some() {
                         let _ = map_.next_value::<crate::__v1::serde::de::IgnoredAny>()?;
                     }
@@ -694,13 +687,11 @@ const _: () = {
                 fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                     formatter.write_str("struct grpc.health.v1.HealthListResponse")
                 }
-                fn visit_map<V>(
-                    self,
-                    mut map_: V,
-                ) -> std::result::Result<HealthListResponse, V::Error>
+                fn visit_map<V>(self, map_: V) -> std::result::Result<HealthListResponse, V::Error>
                 where
                     V: crate::__v1::serde::de::MapAccess<'de>,
                 {
+                    let mut map_ = crate::__v1::proto::json::nulls(map_);
                     let mut statuses__ = None;
                     while let Some(k) = map_.next_key()? {
                         match k {
