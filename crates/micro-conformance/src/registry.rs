@@ -1039,8 +1039,9 @@ async fn a_dropped_call_takes_no_effect_behind_a_later_one(registry: Backend) {
     }
 }
 
+/// Mostly one: what the call does is under way then, and not waited for.
 const fn polls(i: usize) -> usize {
-    i / 3 % 4
+    [1, 0, 1, 2, 1, 3][i / 3 % 6]
 }
 
 async fn drop_then_call(registry: &Backend, i: usize) {

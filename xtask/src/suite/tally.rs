@@ -187,7 +187,8 @@ fn running(line: &str) -> Option<Binary> {
         .map_or(program, |(name, _hash)| name);
     Some(Binary {
         name: format!("{program} ({source})"),
-        conformance: source == "tests/conformance.rs",
+        // `wire`: the same suite once more, between two programs.
+        conformance: matches!(source, "tests/conformance.rs" | "tests/wire.rs"),
         summed_up: false,
     })
 }
@@ -289,7 +290,7 @@ test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 test a_case     ... ok
 test needs_ttl  ... ignored
 test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
-     Running tests/wire.rs (target/debug/deps/wire-78)
+     Running tests/other.rs (target/debug/deps/other-78)
 test slow ... ignored, takes an hour; cure: cargo xtask faults store
 test bare ... ignored
 test result: ok. 0 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s",

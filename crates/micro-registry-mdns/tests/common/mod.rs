@@ -164,7 +164,7 @@ pub(crate) fn command(host: Option<&Host>, program: &str) -> tokio::process::Com
     command
 }
 
-/// Another program: this test binary once more, running one of its ignored tests.
+/// Another program: this test binary once more, running one of its functions that are no tests.
 pub(crate) struct Program {
     pub(crate) child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -176,7 +176,8 @@ impl Program {
         let exe = std::env::current_exe().unwrap();
         let mut command = command(host, exe.to_str().unwrap());
         command
-            .args([role, "--exact", "--ignored", "--nocapture"])
+            .args([role, "--exact", "--nocapture"])
+            .env("TEST_PROGRAM", role)
             .envs(settings.iter().copied());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -207,6 +208,11 @@ impl Program {
         drop(self.stdin.take());
         timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
     }
+}
+
+/// Whether this process is such a program; what is no test does nothing in the test run itself.
+pub(crate) fn is_program() -> bool {
+    setting("TEST_PROGRAM").is_some()
 }
 
 /// What a program says to the test that started it.
