@@ -14,6 +14,11 @@ mod settings;
 #[doc = include_str!("../docs/from-go-micro.md")]
 pub mod from_go_micro {}
 
+/// The snippets of the repository's README, compiled with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod repository_readme {}
+
 pub use self::client::{Client, ClientBuilder};
 pub use self::drivers::{DriverSet, Interface, codecs, drivers};
 pub use self::service::{Running, Service};

@@ -139,9 +139,12 @@ fn fell_behind(missed: u64) -> Error {
         .with_context("missed", missed)
 }
 
+/// Servers and namespace.
+type Key = (Vec<String>, String);
+
 /// One directory per server and namespace.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Directories(Arc<Mutex<BTreeMap<(Vec<String>, String), Directory>>>);
+pub(crate) struct Directories(Arc<Mutex<BTreeMap<Key, Directory>>>);
 
 impl Directories {
     pub(crate) fn of(&self, endpoints: &[String], namespace: &str) -> Directory {
