@@ -17,7 +17,7 @@ mod options;
 mod registry;
 
 pub use self::model::{Capabilities, Endpoint, Event, EventKind, Node, Service, Value};
-pub use self::name::{check_name, check_registration};
+pub use self::name::{check_deregistration, check_name, check_registration};
 pub use self::options::{
     DeregisterOptions, GetOptions, ListOptions, RegisterOptions, WatchOptions,
 };

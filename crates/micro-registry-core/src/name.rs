@@ -77,3 +77,20 @@ pub fn check_registration(service: &Service) -> Result<()> {
     }
     Ok(())
 }
+
+/// Checks what [`Registry::deregister`](crate::Registry::deregister) is given: a name, and the ids
+/// of the nodes; nothing else needs to be there. Every backend calls it first.
+///
+/// # Errors
+///
+/// `InvalidArgument`, saying what is missing.
+pub fn check_deregistration(service: &Service) -> Result<()> {
+    check_name(&service.name)?;
+    if service.nodes.iter().any(|node| node.id.is_empty()) {
+        return Err(
+            Error::invalid_argument("a node is deregistered by its id, and one has none")
+                .with_context("service", &service.name),
+        );
+    }
+    Ok(())
+}

@@ -35,7 +35,8 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     ///
     /// Registering again refreshes the TTL, or ends it if there is none any more, and announces what
     /// changed: an update names the nodes that were registered. Metadata and endpoints of the
-    /// version are those of its last registration.
+    /// version are those of its last registration, as far as the backend can order registrations of
+    /// several programs.
     ///
     /// # Errors
     ///

@@ -13,8 +13,8 @@ use mdns_sd::{Receiver, ServiceInfo, TxtProperty, UnregisterStatus};
 use micro_core::{Clock, Random};
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Env, Error, Event, EventStream, GetOptions, ListOptions, Node,
-    RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_name,
-    check_registration,
+    RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_deregistration,
+    check_name, check_registration,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -364,18 +364,6 @@ impl mdns_sd::AsIpAddrs for Addresses<'_> {
     }
 }
 
-/// Nodes are deregistered by their ids: nothing else needs to be there.
-fn check_ids(service: &Service) -> Result<()> {
-    check_name(&service.name)?;
-    if service.nodes.iter().any(|node| node.id.is_empty()) {
-        return Err(
-            Error::invalid_argument("a node is deregistered by its id, and one has none")
-                .with_context("service", &service.name),
-        );
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl Registry for MdnsRegistry {
     fn backend(&self) -> &'static str {
@@ -439,7 +427,7 @@ impl Registry for MdnsRegistry {
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
         const OPERATION: &str = "registry.deregister";
-        check_ids(service).map_err(|err| err.with_operation(OPERATION))?;
+        check_deregistration(service).map_err(|err| err.with_operation(OPERATION))?;
         let shared = &self.0.shared;
         let mut withdrawn = Vec::new();
         {

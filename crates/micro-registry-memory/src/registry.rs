@@ -10,7 +10,7 @@ use micro_core::{Clock, SystemClock};
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Endpoint, Error, Event, EventKind, EventStream, GetOptions,
     ListOptions, Node, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_name, check_registration,
+    check_deregistration, check_name, check_registration,
 };
 
 use crate::watch::{Watch, Watchers};
@@ -214,18 +214,6 @@ impl Version {
     }
 }
 
-/// Nodes are deregistered by their ids: nothing else needs to be there.
-fn check_ids(service: &Service) -> Result<()> {
-    check_name(&service.name)?;
-    if service.nodes.iter().any(|node| node.id.is_empty()) {
-        return Err(
-            Error::invalid_argument("a node is deregistered by its id, and one has none")
-                .with_context("service", &service.name),
-        );
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl Registry for MemoryRegistry {
     fn backend(&self) -> &'static str {
@@ -254,7 +242,7 @@ impl Registry for MemoryRegistry {
     }
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
-        check_ids(service).map_err(|err| err.with_operation("registry.deregister"))?;
+        check_deregistration(service).map_err(|err| err.with_operation("registry.deregister"))?;
         self.0.now(|directory, _| {
             directory.remove(|name, version, entry| {
                 name == service.name

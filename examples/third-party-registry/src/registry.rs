@@ -10,7 +10,7 @@ use micro_core::Clock;
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Env, Error, ErrorKind, Event, EventKind, EventStream,
     GetOptions, ListOptions, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_name, check_registration,
+    check_name, check_deregistration, check_registration,
 };
 use tokio::sync::Mutex;
 
@@ -77,17 +77,6 @@ fn failed(err: io::Error) -> Error {
     .with_source(err)
 }
 
-/// Nodes are deregistered by their ids: nothing else needs to be there.
-fn check_ids(service: &Service) -> Result<()> {
-    check_name(&service.name)?;
-    if service.nodes.iter().any(|node| node.id.is_empty()) {
-        return Err(Error::invalid_argument(
-            "a node is deregistered by its id, and one has none",
-        ));
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl Registry for FileDirRegistry {
     fn backend(&self) -> &'static str {
@@ -112,7 +101,7 @@ impl Registry for FileDirRegistry {
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
         const OPERATION: &str = "registry.deregister";
-        check_ids(service).map_err(|err| err.with_operation(OPERATION))?;
+        check_deregistration(service).map_err(|err| err.with_operation(OPERATION))?;
         let service = service.clone();
         let turn = Arc::clone(&self.turn).lock_owned().await;
         self.files(OPERATION, move |folder, _| {

@@ -10,7 +10,7 @@ use micro_core::Clock;
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Env, Error, Event, EventKind, EventStream, GetOptions,
     ListOptions, Node, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_name, check_registration,
+    check_name, check_deregistration, check_registration,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::timeout;
@@ -75,7 +75,7 @@ impl Registry for {{Type}}Registry {
     }
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
-        check_ids(service).map_err(|err| err.with_operation("registry.deregister"))?;
+        check_deregistration(service).map_err(|err| err.with_operation("registry.deregister"))?;
         self.now().remove(service);
         Ok(())
     }
@@ -122,15 +122,6 @@ impl Registry for {{Type}}Registry {
             }
         })))
     }
-}
-
-/// Nodes are deregistered by their ids: nothing else needs to be there.
-fn check_ids(service: &Service) -> Result<()> {
-    check_name(&service.name)?;
-    if service.nodes.iter().any(|node| node.id.is_empty()) {
-        return Err(Error::invalid_argument("a node is deregistered by its id, and one has none"));
-    }
-    Ok(())
 }
 
 fn fell_behind(missed: u64) -> Error {
