@@ -72,7 +72,7 @@ fn choose(command: &str, areas: &[Area], args: &[String]) -> Result<()> {
     match areas.iter().find(|area| area.name == name) {
         Some(area) if area.made => Ok(()),
         Some(_) => Err(Failure::usage(format!(
-            "`{command} {name}` is not made yet: it comes with the piece of work that makes {name}\n{known}"
+            "`{command} {name}` is not made yet\n{known}"
         ))),
         None => Err(Failure::usage(format!(
             "`{command}` has no area `{name}`\n{known}"
@@ -94,7 +94,7 @@ fn describe(areas: &[Area]) -> String {
         }
     };
     format!(
-        "areas that exist: {}\nareas planned, each made by its own piece of work: {}",
+        "areas that exist: {}\nareas planned: {}",
         list(true),
         list(false)
     )

@@ -398,7 +398,7 @@ mod tests {
         assert!(take(&HeaderMap::new()).is_none());
     }
 
-    /// The vectors of `reference/go-micro.md` §2.3.
+    /// go-micro's `errors.Error`, as its gRPC server packs it.
     #[test]
     fn go_micro_errors_are_understood() {
         let table = [

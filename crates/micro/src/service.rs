@@ -327,6 +327,25 @@ impl Service {
         self.backends()?.registry().await
     }
 
+    /// What is to be logged, before anything is read that has something to say.
+    #[cfg(feature = "log")]
+    fn log_filter(&self) -> Option<String> {
+        let flags = self.args.iter().flatten().map(|arg| arg.to_string_lossy());
+        let flags: Vec<_> = flags.collect();
+        let flag = flags
+            .iter()
+            .enumerate()
+            .find_map(|(at, arg)| match arg.strip_prefix("--log") {
+                Some("") => flags.get(at + 1).map(|value| value.to_string()),
+                Some(value) => value.strip_prefix('=').map(str::to_owned),
+                None => None,
+            });
+        flag.or_else(|| match &self.settings {
+            Some(settings) => settings.get("MICRO_LOG").map(str::to_owned),
+            None => std::env::var("MICRO_LOG").ok(),
+        })
+    }
+
     fn backends(&self) -> Result<Arc<Backends>> {
         if let Some(backends) = self.backends.get() {
             return Ok(Arc::clone(backends));
@@ -404,7 +423,7 @@ impl Service {
     /// As [`start`](Self::start), and what a hook of the stop fails with.
     pub async fn run(self) -> Result<()> {
         #[cfg(feature = "log")]
-        crate::log::install(self.backends()?.settings.get("MICRO_LOG"));
+        crate::log::install(self.log_filter().as_deref());
         // Before the start: a signal that comes while starting is not lost.
         let mut signals = Signals::new()?;
         let running = tokio::select! {

@@ -29,13 +29,14 @@ macro_rules! settings {
     };
 }
 
-/// Every setting there is. A flag outweighs the variable, which outweighs the code.
+/// Every setting there is. A flag (read only by [`Service::from_args`](crate::Service::from_args))
+/// outweighs the variable, which outweighs the code; a backend handed in as a value is not outweighed.
 pub const SETTINGS: &[Setting] = settings! {
     "MICRO_REGISTRY" "--registry" "mdns" "The registry's URL"
     "MICRO_TRANSPORT" "--transport" "grpc" "The transport's URL"
     "MICRO_SELECTOR" "--selector" "p2c" "The balancing strategy's URL: p2c, random, roundrobin, hash"
     "MICRO_NAMESPACE" "--namespace" "" "Separates fleets: services of other namespaces are not seen"
-    "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, port, host:port or host:from-to; ':8080' is every interface"
+    "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, port, host:port or host:from-to; ':8080' is every IPv4 interface"
     "MICRO_SERVER_ADVERTISE" "--server-advertise" "" "The address that is registered, if it is not the one bound"
     "MICRO_SERVER_ID" "--server-id" "<name>-<random>" "The node's id"
     "MICRO_SERVER_VERSION" "--server-version" "latest" "The service's version"
@@ -46,7 +47,7 @@ pub const SETTINGS: &[Setting] = settings! {
     "MICRO_CLIENT_TIMEOUT" "--client-timeout" "30s" "The time of a call that brings no deadline"
     "MICRO_CLIENT_RETRIES" "--client-retries" "2" "The most repetitions of a call that may be repeated"
     "MICRO_CLIENT_WAIT" "--client-wait" "2s" "How long a call waits for a service that is not known yet"
-    "MICRO_LOG" "--log" "info" "What is logged: a level, or tracing's target=level list"
+    "MICRO_LOG" "--log" "info" "What `run` logs if the program installs no subscriber: a level, or tracing's target=level list"
 };
 
 /// The settings of one program: what variables and flags said.

@@ -178,7 +178,6 @@ async fn one_dead_node_of_three_is_not_noticed() {
         200,
         "nothing ran twice: {calls:?}"
     );
-    assert!(calls.iter().all(|calls| *calls > 20), "{calls:?}");
 }
 
 #[tokio::test]
