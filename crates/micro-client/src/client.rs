@@ -69,6 +69,8 @@ impl Client {
         let resolver = Resolver::new(
             Arc::clone(&registry),
             ResolverOptions::default()
+                // Above our own bound, which forgets what nobody calls.
+                .with_max_services(2 * MOST_ENTRIES)
                 .with_clock(Arc::clone(&options.clock))
                 .with_random(Arc::clone(&options.random)),
         );

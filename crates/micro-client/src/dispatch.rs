@@ -89,7 +89,16 @@ impl<'a> Dispatch<'a> {
                         .options
                         .discovery
                         .unwrap_or(self.client.options.discovery);
-                    self.entry.known(self.client, cx, discovery).await?;
+                    // It knows the deadline itself, and says more about it than we could.
+                    tokio::select! {
+                        biased;
+                        known = self.entry.known(self.client, cx, discovery) => known?,
+                        () = cx.cancelled() => {
+                            return Err(Error::cancelled("the call was cancelled")
+                                .with_operation("client.resolve")
+                                .with_unprocessed(true));
+                        }
+                    }
                     continue;
                 }
                 Picked::AllTried if unreachable.is_some() => break,
@@ -103,15 +112,18 @@ impl<'a> Dispatch<'a> {
             match within(cx, pool.get()).await {
                 Ok(taken) => return Ok((pick, taken)),
                 Err(err) => {
-                    let now = cx.now();
                     let over = matches!(
                         err.kind(),
                         ErrorKind::DeadlineExceeded | ErrorKind::Cancelled
                     );
-                    self.failed(pick, &err, now, now);
+                    self.note_tried(pick.index());
                     if over && !err.is_unprocessed() {
+                        // The caller's own end says nothing of the node.
+                        drop(pick);
                         return Err(err.with_unprocessed(true).with_retryable(false));
                     }
+                    // Whatever the reason, no call gets through.
+                    self.finish(pick, Outcome::Failure(FAILURE_PENALTY), cx.now());
                     unreachable = Some(err);
                 }
             }
@@ -134,6 +146,12 @@ impl<'a> Dispatch<'a> {
             tried.0 = built.revision;
             tried.1.clear();
         }
+        let random = self.client.options.random.next_u64();
+        // Idle nodes are not picked while others are ready: one at a time is woken on the way.
+        let other = (random >> 32) as usize % built.pools.len();
+        if built.nodes[other].weight() > 0 && self.options.admits(&built.nodes[other]) {
+            built.pools[other].wake();
+        }
         let admits = |entry: &Entry| self.options.admits(entry);
         let filter: Option<&(dyn Fn(&Entry) -> bool + Sync)> = if self.options.filters() {
             Some(&admits)
@@ -141,7 +159,7 @@ impl<'a> Dispatch<'a> {
             None
         };
         let hint = PickHint::new(cx.now())
-            .with_random(self.client.options.random.next_u64())
+            .with_random(random)
             .with_key(self.options.key)
             .with_tried(&tried.1)
             .with_filter(filter);
@@ -169,27 +187,26 @@ impl<'a> Dispatch<'a> {
     }
 
     fn failed(&self, pick: Pick, err: &Error, start: Instant, now: Instant) {
-        {
-            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-            if !tried.1.contains(&pick.index()) {
-                tried.1.push(pick.index());
-            }
-        }
-        let state = Arc::clone(
-            &self
-                .entry
-                .nodes(self.client)
-                .nodes
-                .get(pick.index())
-                .map_or_else(Default::default, |entry| Arc::clone(entry.state())),
-        );
+        self.note_tried(pick.index());
         match verdict(err, now.saturating_duration_since(start)) {
-            Some(outcome) => pick.finish(outcome, now),
+            Some(outcome) => self.finish(pick, outcome, now),
             None => drop(pick),
         }
-        if state.failures() >= FAILURES_TO_EJECT {
-            self.eject(&state, now);
+    }
+
+    fn note_tried(&self, index: usize) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tried.1.contains(&index) {
+            tried.1.push(index);
         }
+    }
+
+    fn finish(&self, pick: Pick, outcome: Outcome, now: Instant) {
+        let failed = matches!(outcome, Outcome::Failure(_));
+        if failed && pick.state().failures() + 1 >= FAILURES_TO_EJECT {
+            self.eject(pick.state(), now);
+        }
+        pick.finish(outcome, now);
     }
 
     /// Ejects a node, unless half of them are out already: then it is not the nodes (panic

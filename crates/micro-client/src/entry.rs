@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use micro_core::{Context, Error, ErrorKind, Result};
 use micro_registry_cache::Resolved;
-use micro_registry_core::{Node, Service};
+use micro_registry_core::{ListOptions, Node, Service};
 use micro_selector_core::{Entry, Nodes};
 
 use crate::client::Inner;
@@ -31,6 +32,8 @@ pub(crate) struct ServiceEntry {
     resolved: Option<Arc<Resolved>>,
     built: ArcSwap<Built>,
     building: Mutex<()>,
+    /// What the registry listed for the last call that found nobody, and when.
+    seen: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
 
 impl ServiceEntry {
@@ -41,6 +44,7 @@ impl ServiceEntry {
             resolved: Some(resolved),
             built: ArcSwap::default(),
             building: Mutex::default(),
+            seen: tokio::sync::Mutex::default(),
         }
     }
 
@@ -60,6 +64,7 @@ impl ServiceEntry {
             resolved: None,
             built: ArcSwap::from_pointee(built),
             building: Mutex::default(),
+            seen: tokio::sync::Mutex::default(),
         }
     }
 
@@ -83,11 +88,14 @@ impl ServiceEntry {
         if old.revision == snapshot.revision {
             return;
         }
-        let known: HashMap<&str, usize> = old
+        let known: HashMap<(&str, &str), usize> = old
             .nodes
             .iter()
             .enumerate()
-            .map(|(index, entry)| (entry.node().id.as_str(), index))
+            .map(|(index, entry)| {
+                let node = entry.node();
+                ((node.id.as_str(), node.address.as_str()), index)
+            })
             .collect();
         let total = snapshot.len();
         let mut entries = Vec::with_capacity(total);
@@ -102,11 +110,9 @@ impl ServiceEntry {
                 }
                 // A node that kept its id and moved is a new node: nothing is known of it.
                 let same = known
-                    .get(&*node.id)
+                    .get(&(node.id.as_str(), node.address.as_str()))
                     .map(|index| (&old.nodes[*index], &old.pools[*index]))
-                    .filter(|(_, pool)| {
-                        pool.node().address == node.address && pool.node().metadata == node.metadata
-                    });
+                    .filter(|(_, pool)| pool.node().metadata == node.metadata);
                 let pool = match same {
                     Some((old, pool)) => {
                         entry = entry.with_state(Arc::clone(old.state()));
@@ -155,25 +161,45 @@ impl ServiceEntry {
             Ok(_) => Ok(()),
             Err(err) => {
                 let waited = cx.now().saturating_duration_since(now);
-                Err(self.not_found(client, &err, waited).await)
+                Err(self.not_found(client, cx, &err, waited).await)
             }
         }
     }
 
-    /// The error that a newcomer meets most: it says all that helps.
-    async fn not_found(&self, client: &Inner, cause: &Error, waited: std::time::Duration) -> Error {
-        let registry = &client.parts.registry;
-        let seen = tokio::time::timeout(
-            std::time::Duration::from_millis(500),
-            registry.list_services(micro_registry_core::ListOptions::default()),
-        )
-        .await;
-        let seen = match seen {
+    /// The services that the registry knows. Asked once a second at most, and by one call at a time:
+    /// a registry in trouble is not asked by every call that fails for it.
+    async fn services_seen(&self, client: &Inner, now: Instant) -> String {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        const FRESH: Duration = Duration::from_secs(1);
+        let Ok(mut seen) = self.seen.try_lock() else {
+            return "unknown (being asked)".to_owned();
+        };
+        if let Some((at, text)) = &*seen
+            && now.saturating_duration_since(*at) < FRESH
+        {
+            return text.clone();
+        }
+        let listed = client.parts.registry.list_services(ListOptions::default());
+        let text = match tokio::time::timeout(PATIENCE, listed).await {
             Ok(Ok(services)) if services.is_empty() => "none".to_owned(),
             Ok(Ok(services)) => names(&services),
             Ok(Err(err)) => format!("unknown ({})", err.message()),
             Err(_) => "unknown (the registry does not answer)".to_owned(),
         };
+        *seen = Some((now, text.clone()));
+        text
+    }
+
+    /// The error that a newcomer meets most: it says all that helps.
+    async fn not_found(
+        &self,
+        client: &Inner,
+        cx: &Context,
+        cause: &Error,
+        waited: Duration,
+    ) -> Error {
+        let registry = &client.parts.registry;
+        let seen = self.services_seen(client, cx.now()).await;
         let namespace = match &*client.options.namespace {
             "" => "(default)",
             namespace => namespace,

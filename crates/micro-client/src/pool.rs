@@ -1,13 +1,14 @@
 //! The connections to one node.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use micro_core::{Error, Result};
 use micro_registry_cache::Resolved;
 use micro_registry_core::Node;
@@ -17,6 +18,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::client::Parts;
+
+/// What a pool waits for.
+enum Event {
+    Closed,
+    Wanted,
+    Idle,
+}
 
 /// A connection with its calls in flight.
 #[derive(Debug)]
@@ -97,12 +105,20 @@ impl Pool {
             shared.state.set_readiness(Readiness::Connecting);
             shared.wanted.notify_one();
         }
-        let task = tokio::spawn(Arc::clone(&shared).run());
+        let task = tokio::spawn(supervise(Arc::clone(&shared)));
         Self { shared, task }
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.shared.node
+    }
+
+    /// Connects in the background if the node is idle: while another one is ready it is not
+    /// picked, and would stay idle for ever.
+    pub(crate) fn wake(&self) {
+        if self.shared.state.readiness() == Readiness::Idle {
+            self.shared.wanted.notify_one();
+        }
     }
 
     /// A connection with the fewest calls in flight, if there is one. Never waits.
@@ -188,26 +204,55 @@ fn root_cause(err: &Error) -> String {
     text
 }
 
+/// Runs the pool's task, also past a panic of the transport: those who wait are told.
+async fn supervise(shared: Arc<Shared>) {
+    loop {
+        let run = AssertUnwindSafe(Arc::clone(&shared).run()).catch_unwind();
+        if run.await.is_ok() {
+            return;
+        }
+        tracing::error!(address = shared.node.address, "the transport panicked");
+        shared.state.set_readiness(Readiness::Failed);
+        shared.finish_attempt(Some(Error::internal("the transport panicked")));
+        shared.more.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Shared::LONGEST_PAUSE).await;
+    }
+}
+
 impl Shared {
+    const FIRST_PAUSE: Duration = Duration::from_millis(50);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+    /// So many attempts that no call asked for, and the node is left alone until one does.
+    const UNASKED: u32 = 8;
+    /// A connection that lasts so long has been worth making.
+    const LASTING: Duration = Duration::from_secs(5);
+
     async fn run(self: Arc<Self>) {
-        const FIRST_PAUSE: Duration = Duration::from_millis(50);
-        const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Self::FIRST_PAUSE;
+        let mut unasked = 0;
         self.wanted.notified().await;
         loop {
             match self.dial().await {
                 Ok(member) => {
-                    pause = FIRST_PAUSE;
-                    let mut members = Vec::clone(&self.members.load());
+                    unasked = 0;
+                    let began = tokio::time::Instant::now();
+                    let mut members = self.open();
                     members.push(member);
                     self.members.store(Arc::new(members));
                     self.state.set_readiness(Readiness::Ready);
                     self.finish_attempt(None);
                     self.more.store(false, Ordering::Relaxed);
                     self.watch().await;
+                    if began.elapsed() >= Self::LASTING {
+                        pause = Self::FIRST_PAUSE;
+                    } else if self.members.load().is_empty() {
+                        // A peer that takes connections and closes them is not worth a busy loop.
+                        self.pause(&mut pause).await;
+                    }
                 }
                 Err(err) => {
                     tracing::debug!(address = self.node.address, error = %err, "cannot connect");
+                    self.members.store(Arc::new(self.open()));
                     let alone = self.members.load().is_empty();
                     if alone {
                         self.state.set_readiness(Readiness::Failed);
@@ -217,28 +262,49 @@ impl Shared {
                     }
                     self.finish_attempt(Some(err));
                     self.more.store(false, Ordering::Relaxed);
-                    if alone {
-                        self.pause(&mut pause, LONGEST_PAUSE).await;
-                    } else {
+                    if !alone {
                         tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(Self::LONGEST_PAUSE);
                         self.watch().await;
+                        continue;
+                    }
+                    unasked = if self.pause(&mut pause).await {
+                        0
+                    } else {
+                        unasked + 1
+                    };
+                    if unasked >= Self::UNASKED {
+                        self.state.set_readiness(Readiness::Idle);
+                        self.wanted.notified().await;
+                        unasked = 0;
                     }
                 }
             }
         }
     }
 
-    /// Waits before the next attempt: shorter if a call wants it, but never a busy loop.
-    async fn pause(&self, pause: &mut Duration, longest: Duration) {
+    /// Waits before the next attempt: shorter if a call wants it, but never a busy loop. Says
+    /// whether a call did.
+    async fn pause(&self, pause: &mut Duration) -> bool {
         let random = self.parts.options.random.next_u64() % 1000;
         let jittered = pause.mul_f64(0.5 + random as f64 / 1000.0);
         let shortest = jittered.min(Duration::from_millis(20));
+        *pause = (*pause * 2).min(Self::LONGEST_PAUSE);
         tokio::time::sleep(shortest).await;
         tokio::select! {
-            () = tokio::time::sleep(jittered.saturating_sub(shortest)) => {}
-            () = self.wanted.notified() => {}
+            () = tokio::time::sleep(jittered.saturating_sub(shortest)) => false,
+            () = self.wanted.notified() => true,
         }
-        *pause = (*pause * 2).min(longest);
+    }
+
+    /// The connections that take calls.
+    fn open(&self) -> Vec<Arc<Member>> {
+        self.members
+            .load()
+            .iter()
+            .filter(|member| member.connection.is_open())
+            .cloned()
+            .collect()
     }
 
     async fn dial(&self) -> Result<Arc<Member>> {
@@ -274,38 +340,46 @@ impl Shared {
     /// Returns when a connection is to be made: one more is wanted, or the last one broke while
     /// the node is in use.
     async fn watch(&self) {
-        let idle = self.parts.options.limits.get().idle;
-        let mut idle_check = tokio::time::interval(idle / 2);
+        let idle = self.parts.options.limits.get().idle / 2;
+        let every = idle.clamp(Duration::from_millis(10), Duration::from_secs(86_400));
+        let mut idle_check = tokio::time::interval(every);
         idle_check.tick().await;
         loop {
             let members = self.members.load_full();
             let mut closed: FuturesUnordered<_> = members
                 .iter()
-                .enumerate()
-                .map(|(index, member)| async move {
-                    member.connection.closed().await;
-                    index
-                })
+                .map(|member| member.connection.closed())
                 .collect();
-            tokio::select! {
-                Some(index) = closed.next() => {
-                    self.remove(index);
-                    if self.members.load().is_empty() {
-                        if self.used.swap(false, Ordering::Relaxed) {
-                            // In use: connect again at once, ahead of the next call.
-                            return;
-                        }
-                        self.state.set_readiness(Readiness::Idle);
-                        self.wanted.notified().await;
+            let event = tokio::select! {
+                Some(()) = closed.next() => Event::Closed,
+                () = self.wanted.notified() => Event::Wanted,
+                _ = idle_check.tick() => Event::Idle,
+            };
+            // Also the handles here keep a connection open.
+            drop(closed);
+            drop(members);
+            match event {
+                Event::Closed => {
+                    self.keep_open();
+                    if !self.members.load().is_empty() {
+                        continue;
+                    }
+                    if self.used.swap(false, Ordering::Relaxed) {
+                        // In use: connect again at once, ahead of the next call.
                         return;
                     }
+                    self.state.set_readiness(Readiness::Idle);
+                    self.wanted.notified().await;
+                    return;
                 }
-                () = self.wanted.notified() => {
+                Event::Wanted => {
+                    // A caller may see that a connection is closed before we are told.
+                    self.keep_open();
                     if self.more.load(Ordering::Relaxed) || self.members.load().is_empty() {
                         return;
                     }
                 }
-                _ = idle_check.tick() => {
+                Event::Idle => {
                     if !self.used.swap(false, Ordering::Relaxed) && self.shrink() {
                         self.state.set_readiness(Readiness::Idle);
                         self.wanted.notified().await;
@@ -316,13 +390,12 @@ impl Shared {
         }
     }
 
-    fn remove(&self, index: usize) {
-        let mut members = Vec::clone(&self.members.load());
-        members.remove(index);
-        if members.is_empty() {
+    fn keep_open(&self) {
+        let open = self.open();
+        if open.is_empty() {
             self.state.set_readiness(Readiness::Connecting);
         }
-        self.members.store(Arc::new(members));
+        self.members.store(Arc::new(open));
     }
 
     /// Closes what no call is on; says whether nothing is left.

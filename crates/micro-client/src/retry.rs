@@ -45,7 +45,10 @@ impl Endpoint for Retry<'_> {
                 if cx.remaining().is_some_and(|left| left <= pause) {
                     return outcome;
                 }
-                tokio::time::sleep(pause).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = cx.cancelled() => return outcome,
+                }
             }
             let Some(request) = again.try_clone() else {
                 return outcome;

@@ -66,7 +66,14 @@ impl Stream for Guarded {
             return Poll::Ready(None);
         };
         match messages.as_mut().poll_next(task) {
-            Poll::Ready(Some(Ok(message))) => Poll::Ready(Some(Ok(message))),
+            // Asked for each message: a stream that always has one ready would never get to its end.
+            Poll::Ready(Some(Ok(message))) => match self.cx.check() {
+                Ok(()) => Poll::Ready(Some(Ok(message))),
+                Err(err) => {
+                    self.finish(Some(&err));
+                    Poll::Ready(Some(Err(err)))
+                }
+            },
             Poll::Ready(Some(Err(err))) => {
                 let err = of_deadline(&self.cx, err);
                 self.finish(Some(&err));

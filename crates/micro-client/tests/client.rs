@@ -347,3 +347,94 @@ async fn streams_pass_through() {
     }
     assert!(replies.next().await.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_went_idle_take_calls_again() {
+    let mut fleet = Fleet::new();
+    let nodes: Vec<_> = (0..3).map(|_| Arc::new(Node1::default())).collect();
+    for (id, node) in ["a", "b", "c"].into_iter().zip(&nodes) {
+        fleet.start(id, Arc::clone(node) as _).await;
+    }
+    let client = fleet.client(ClientOptions::default());
+    echo(&client).await.unwrap();
+    // Long beyond the idle time: every connection is closed.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for _ in 0..200 {
+        echo(&client).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for node in &nodes {
+        let calls = node.calls.load(Ordering::SeqCst);
+        assert!(calls > 5, "a node that was idle took {calls} calls");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_idle_time_will_do() {
+    for idle in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        let mut fleet = Fleet::new();
+        fleet.start("a", Arc::new(Node1::default())).await;
+        let limits = micro_transport_core::Limits::default().with_idle(idle);
+        let client = fleet.client(ClientOptions::default().with_limits(limits));
+        for _ in 0..3 {
+            echo(&client).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_service_can_be_cancelled() {
+    let fleet = Fleet::new();
+    let client = fleet.client(ClientOptions::default());
+    let (cx, canceller) = Context::new().with_cancel();
+    let call = tokio::spawn(async move {
+        client
+            .call_raw("echo", "Echo.Say", "application/json", Bytes::new())
+            .discovery(micro_client::Discovery::WaitForReady)
+            .timeout(Duration::from_secs(3600))
+            .send(&cx)
+            .await
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let start = tokio::time::Instant::now();
+    canceller.cancel();
+    let err = call.await.unwrap().unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Cancelled);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_transport_that_panics_fails_calls_and_no_more() {
+    #[derive(Debug)]
+    struct Panicking;
+    #[async_trait]
+    impl Transport for Panicking {
+        fn backend(&self) -> &'static str {
+            "panicking"
+        }
+        async fn dial(&self, _: &str, _: DialOptions) -> Result<Arc<dyn Connection>> {
+            panic!("a stranger's mistake")
+        }
+        async fn listen(&self, _: &str, _: ListenOptions) -> Result<Box<dyn Listener>> {
+            Err(Error::unimplemented("not here"))
+        }
+    }
+    let registry = Arc::new(MemoryRegistry::new());
+    let service = Service::new("echo", "v1").with_node(Node::new("a", "x:1"));
+    registry
+        .register(&service, RegisterOptions::default())
+        .await
+        .unwrap();
+    let options = ClientOptions::default().with_codec(Json).with_retries(0);
+    let client = Client::new(registry, Arc::new(Panicking), Arc::new(P2c::new()), options);
+    let err = tokio::time::timeout(Duration::from_secs(5), echo(&client))
+        .await
+        .expect("nobody waits for ever")
+        .unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Internal);
+}
