@@ -359,13 +359,18 @@ async fn nodes_that_went_idle_take_calls_again() {
     echo(&client).await.unwrap();
     // Long beyond the idle time: every connection is closed.
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    for _ in 0..200 {
+    // How the calls are spread is the selector's business: each node only has to get some.
+    let before: Vec<_> = nodes
+        .iter()
+        .map(|node| node.calls.load(Ordering::SeqCst))
+        .collect();
+    for _ in 0..1000 {
         echo(&client).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    for node in &nodes {
-        let calls = node.calls.load(Ordering::SeqCst);
-        assert!(calls > 5, "a node that was idle took {calls} calls");
+    for (node, before) in nodes.iter().zip(before) {
+        let calls = node.calls.load(Ordering::SeqCst) - before;
+        assert!(calls > 0, "a node that was idle took no call");
     }
 }
 
