@@ -76,6 +76,11 @@ pub(crate) struct State {
     pub(crate) orders: Vec<Order>,
     /// When to ask whether an instance is still there.
     pub(crate) checks: HashMap<String, Check>,
+    /// Instances that were asked, and when the answer must be there: then the daemon tells anew
+    /// which ones it knows.
+    pub(crate) asked: HashMap<String, Instant>,
+    /// Those of them that it has not told of yet, and until when it may.
+    pub(crate) silent: HashMap<String, Instant>,
     /// Instances that we took back ourselves, until then.
     pub(crate) echoes: HashMap<String, Instant>,
     /// What need not be said twice.

@@ -1,6 +1,6 @@
 //! The tasks of a registry: one keeps order, the other listens.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             let now = Instant::now();
             expire(&shared, &mut state);
             let (checks, mut next) = due_checks(&shared, &mut state, now);
+            next = next.min(lose_silent(&mut state, now));
             if let Some(ear) = &mut state.ear
                 && let Some(again) = ear.again
             {
@@ -121,12 +122,49 @@ fn due_checks(
             let patience = patience(check.ttl);
             if wanted {
                 due.push((fullname.clone(), patience));
+                state
+                    .asked
+                    .insert(fullname.clone(), now + patience + LONGEST_NAP / 2);
             }
             check.at = now + pause(shared, check.ttl).max(patience + LONGEST_NAP);
         }
         next = next.min(check.at);
     }
     (due, next)
+}
+
+/// Takes out the instances that were asked and have not answered. Says when to look again.
+///
+/// The daemon forgets them by itself, but does not always say so: if it also knows an instance by
+/// its subtype, it tells those who listen to the one or to the other, whichever it comes upon first
+/// (mdns-sd 0.21, `evict_expired_services`). So it is made to tell which ones it knows, and the
+/// others are gone.
+fn lose_silent(state: &mut State, now: Instant) -> Instant {
+    let due = |times: &HashMap<String, Instant>| -> Vec<String> {
+        let due = times.iter().filter(|(_, at)| **at <= now);
+        due.map(|(fullname, _)| fullname.clone()).collect()
+    };
+    for fullname in due(&state.silent) {
+        state.silent.remove(&fullname);
+        if state.directory.has_seen(&fullname) {
+            state.directory.lose(&fullname);
+            state.checks.remove(&fullname);
+        }
+    }
+    let answered = due(&state.asked);
+    if !answered.is_empty()
+        && let Some(ear) = &mut state.ear
+    {
+        ear.ask_again(now);
+    }
+    for fullname in answered {
+        state.asked.remove(&fullname);
+        if state.directory.has_seen(&fullname) {
+            state.silent.insert(fullname, now + LONGEST_NAP);
+        }
+    }
+    let times = state.asked.values().chain(state.silent.values());
+    times.min().copied().unwrap_or(now + LOOK_FOR_IDLE)
 }
 
 fn patience(ttl: Duration) -> Duration {
@@ -267,7 +305,12 @@ impl Shared {
                 ttl,
                 at: now + pause(self, ttl),
             };
-            state.checks.insert(fullname.clone(), check);
+            if state.silent.remove(fullname).is_none() && !state.silent.is_empty() {
+                // Told because another one is looked for: that is no sign of life.
+                state.checks.entry(fullname.clone()).or_insert(check);
+            } else {
+                state.checks.insert(fullname.clone(), check);
+            }
             self.wake.notify_one();
         }
     }
@@ -324,6 +367,8 @@ impl Shared {
         state.directory.end_watches();
         state.directory.forget();
         state.checks.clear();
+        state.asked.clear();
+        state.silent.clear();
         tracing::debug!("multicast DNS was not heard in time");
     }
 }

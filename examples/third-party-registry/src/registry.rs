@@ -10,7 +10,7 @@ use micro_core::Clock;
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Env, Error, ErrorKind, Event, EventKind, EventStream,
     GetOptions, ListOptions, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_name, check_deregistration, check_registration,
+    check_deregistration, check_name, check_registration,
 };
 use tokio::sync::Mutex;
 
