@@ -79,7 +79,15 @@ interfaces!(Registry: registry, Transport: transport, Selector: selector);
 pub fn drivers() -> DriverSet {
     let mut set = DriverSet::new();
     // Named first, so that a driver that is there answers instead.
-    for (scheme, feature) in [("mdns", "registry-mdns"), ("memory", "registry-memory")] {
+    for (scheme, feature) in [
+        ("consul", "registry-consul"),
+        ("etcd", "registry-etcd"),
+        ("kubernetes", "registry-kubernetes"),
+        ("mdns", "registry-mdns"),
+        ("memory", "registry-memory"),
+        ("nats", "registry-nats"),
+        ("static", "registry-static"),
+    ] {
         set.registry = set.registry.with_feature(scheme, feature);
     }
     for (scheme, feature) in [("grpc", "transport-grpc"), ("memory", "transport-memory")] {
@@ -93,6 +101,16 @@ pub fn drivers() -> DriverSet {
     ] {
         set.selector = set.selector.with_feature(scheme, feature);
     }
+    #[cfg(feature = "registry-consul")]
+    let set = set.with(micro_registry_consul::ConsulDriver::default());
+    #[cfg(feature = "registry-etcd")]
+    let set = set.with(micro_registry_etcd::EtcdDriver::default());
+    #[cfg(feature = "registry-kubernetes")]
+    let set = set.with(micro_registry_kubernetes::KubernetesDriver::default());
+    #[cfg(feature = "registry-nats")]
+    let set = set.with(micro_registry_nats::NatsDriver::default());
+    #[cfg(feature = "registry-static")]
+    let set = set.with(micro_registry_static::StaticDriver::default());
     #[cfg(feature = "registry-mdns")]
     let set = set.with(micro_registry_mdns::MdnsDriver);
     #[cfg(feature = "registry-memory")]

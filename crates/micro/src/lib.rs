@@ -70,12 +70,27 @@ pub mod transport {
 pub mod registry {
     #[doc(inline)]
     pub use micro_registry_core::*;
+    #[cfg(feature = "registry-consul")]
+    #[doc(inline)]
+    pub use micro_registry_consul as consul;
+    #[cfg(feature = "registry-etcd")]
+    #[doc(inline)]
+    pub use micro_registry_etcd as etcd;
+    #[cfg(feature = "registry-kubernetes")]
+    #[doc(inline)]
+    pub use micro_registry_kubernetes as kubernetes;
     #[cfg(feature = "registry-mdns")]
     #[doc(inline)]
     pub use micro_registry_mdns as mdns;
     #[cfg(feature = "registry-memory")]
     #[doc(inline)]
     pub use micro_registry_memory as memory;
+    #[cfg(feature = "registry-nats")]
+    #[doc(inline)]
+    pub use micro_registry_nats as nats;
+    #[cfg(feature = "registry-static")]
+    #[doc(inline)]
+    pub use micro_registry_static as r#static;
 }
 
 /// Which node takes the next call.
@@ -96,6 +111,10 @@ pub mod selector {
     pub use micro_selector_roundrobin as roundrobin;
 }
 
+/// Rate, concurrency and circuit limits as middleware.
+#[cfg(feature = "limit")]
+#[doc(inline)]
+pub use micro_limit as limit;
 /// Certificates from PEM, and TLS configuration.
 #[cfg(feature = "tls")]
 #[doc(inline)]

@@ -39,11 +39,23 @@ const CORE_KNOWS: &[(&str, &str)] = &[
 ];
 
 /// Crates of the house that a backend may know though they are no cores: what several backends of one engine share.
-const GLUE: &[&str] = &["micro-tls"];
+const GLUE: &[&str] = &["micro-etcd", "micro-http", "micro-nats", "micro-tls"];
 
 /// What client and server know besides cores: the one resolver, TLS.
 /// `micro-codec-proto`: health and reflection are protobuf whatever else a server speaks.
 const ASSEMBLY_KNOWS: &[&str] = &["micro-codec-proto", "micro-registry-cache", "micro-tls"];
+
+/// What a whole system in one process is made of, besides cores.
+const TESTING_KNOWS: &[&str] = &[
+    "micro-client",
+    "micro-codec-json",
+    "micro-codec-proto",
+    "micro-registry-cache",
+    "micro-registry-memory",
+    "micro-selector-p2c",
+    "micro-server",
+    "micro-transport-memory",
+];
 
 const ASSEMBLY: &[&str] = &["micro-client", "micro-server"];
 
@@ -88,6 +100,7 @@ pub(super) fn neighbors(house: &House, out: &mut Violations) {
         let extra: &[&str] = match package.kind() {
             Kind::Backend => GLUE,
             Kind::Other if ASSEMBLY.contains(&package.name()) => ASSEMBLY_KNOWS,
+            Kind::Other if package.name() == "micro-testing" => TESTING_KNOWS,
             // Wrappers, glue, macros, build, suites: what they may know is what any of them may.
             Kind::Other => &[
                 "micro-tls",

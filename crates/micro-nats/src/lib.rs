@@ -1,0 +1,1 @@
+//! Connecting to NATS: servers, TLS, credentials, retry. No trait of ours is in it.

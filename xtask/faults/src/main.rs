@@ -1,0 +1,3 @@
+//! `cargo xtask faults`: fault campaigns and their figures.
+
+fn main() {}
