@@ -1,0 +1,1 @@
+//! One live, typed, merged configuration: the traits, the merge and the typed views.
