@@ -1,1 +1,18 @@
-//! A small HTTP client for backends that speak to an HTTP API: TLS, credentials, deadlines, bounded bodies, streamed lines. No trait of ours is in it.
+#![doc = include_str!("../README.md")]
+//!
+//! # For implementors
+//!
+//! This is engine glue: no trait of ours is in it, and no type of hyper's shows.
+
+mod client;
+mod config;
+mod connect;
+mod lanes;
+mod message;
+mod stream;
+
+pub use self::client::HttpClient;
+pub use self::config::{Credentials, HttpConfig};
+pub use self::lanes::Lanes;
+pub use self::message::{Request, Response};
+pub use self::stream::Lines;

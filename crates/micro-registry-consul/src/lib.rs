@@ -1,22 +1,26 @@
-//! A [`Registry`] in consul. URL: `consul://host:port`.
+//! A [`Registry`] in Consul, in go-micro's layout. URL: `consul://host:port`.
 //!
 //! ```
 //! use micro_registry_consul::ConsulDriver;
-//! use micro_registry_core::{Drivers, Env, Node, RegistryExt as _, Service};
+//! use micro_registry_core::{Drivers, Env, ErrorKind, RegistryExt as _};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> micro_registry_core::Result<()> {
-//! let drivers = Drivers::new().with(ConsulDriver::default());
-//! let registry = drivers.open("consul://127.0.0.1:7000", &Env::new()).await?;
-//! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
-//! registry.register(&service, Default::default()).await?;
-//! assert_eq!(registry.get("greeter").await?, [service]);
+//! let drivers = Drivers::new().with(ConsulDriver);
+//! let registry = drivers.open("consul://127.0.0.1:1?timeout=1s", &Env::new()).await?;
+//! // It opened without a server; nobody answers there, and that is told by the calls.
+//! let err = registry.get("greeter").await.unwrap_err();
+//! assert_eq!(err.kind(), ErrorKind::Unavailable);
 //! # Ok(())
 //! # }
 //! ```
 
+mod api;
 mod config;
+mod layout;
 mod registry;
+mod view;
+mod watch;
 
 use std::sync::Arc;
 
@@ -29,12 +33,8 @@ pub use self::registry::ConsulRegistry;
 pub const SCHEME: &str = "consul";
 
 /// Opens `consul` URLs: give it to `Drivers::with`.
-///
-/// What one driver opens at one server and in one namespace shares a directory.
-#[derive(Clone, Debug, Default)]
-pub struct ConsulDriver {
-    directories: registry::Directories,
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConsulDriver;
 
 #[async_trait]
 impl Driver<dyn Registry> for ConsulDriver {
@@ -43,8 +43,9 @@ impl Driver<dyn Registry> for ConsulDriver {
     }
 
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
-        let config = ConsulConfig::from_url(url)?;
-        let directory = self.directories.of(&config.endpoints, env.namespace());
-        Ok(Arc::new(ConsulRegistry::new(config, env, directory)))
+        Ok(Arc::new(ConsulRegistry::new(
+            ConsulConfig::from_url(url)?,
+            env,
+        )?))
     }
 }

@@ -1,56 +1,125 @@
-//! The registry itself. It keeps a directory in this process: replace that by consul.
+//! The registry itself.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream;
-use micro_core::Clock;
+use micro_core::Random;
+use micro_http::Lanes;
 use micro_registry_core::{
-    Capabilities, DeregisterOptions, Env, Error, Event, EventKind, EventStream, GetOptions,
-    ListOptions, Node, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_deregistration, check_name, check_registration,
+    Capabilities, DeregisterOptions, Env, Error, EventStream, GetOptions, ListOptions,
+    RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_deregistration,
+    check_name, check_registration,
 };
-use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::timeout;
 
-use crate::ConsulConfig;
-use crate::SCHEME;
+use crate::api::{Api, Registration, TtlCheck};
+use crate::layout::{self, Mark, Scope};
+use crate::view::View;
+use crate::watch::{All, One};
+use crate::{ConsulConfig, SCHEME};
 
-/// How many changes a watch may be behind before it is told that it missed some.
-const BACKLOG: usize = 1024;
-/// How often a watch looks for what expired.
-const LOOK: Duration = Duration::from_millis(200);
+/// Changes of different services are made side by side, so many at once.
+const LANES: usize = 8;
+/// Of so many registrations it is remembered what they said.
+const REMEMBERED: usize = 10_000;
 
-/// A registry in consul; clones see the same directory.
+/// A registry in Consul; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct ConsulRegistry {
+    shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
     config: ConsulConfig,
-    clock: Arc<dyn Clock>,
-    directory: Directory,
+    pub(crate) api: Api,
+    pub(crate) scope: Scope,
+    random: Arc<dyn Random>,
+    /// What was registered with a TTL, by the agent's id: its hash. If nothing changed, passing the
+    /// check is enough.
+    passing: Mutex<HashMap<String, u64>>,
 }
 
 impl ConsulRegistry {
-    pub(crate) fn new(config: ConsulConfig, env: &Env, directory: Directory) -> Self {
-        Self {
+    /// A registry; it connects when it is used. Within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` if the configuration names no agent.
+    pub fn new(config: ConsulConfig, env: &Env) -> Result<Self> {
+        let shared = Shared {
+            api: Api::new(&config)?,
+            scope: Scope::new(&config.prefix, env.namespace()),
+            random: Arc::clone(env.random()),
+            passing: Mutex::default(),
             config,
-            // Ask it, never the machine: tests stop it and move it.
-            clock: Arc::clone(env.clock()),
-            directory,
-        }
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            lanes: Arc::new(Lanes::new(LANES)),
+        })
     }
 
     /// What it was opened with.
     #[must_use]
     pub fn config(&self) -> &ConsulConfig {
-        &self.config
+        &self.shared.config
+    }
+}
+
+impl Shared {
+    /// How long a question waits for a change: not all clients ask again at the same time.
+    pub(crate) fn wait(&self) -> Duration {
+        let percent = u32::try_from(90 + self.random.next_u64() % 21).unwrap_or(100);
+        self.config.wait * percent / 100
     }
 
-    /// The directory as of now: what expired is gone, and announced.
-    fn now(&self) -> &Directory {
-        self.directory.expire(self.clock.now());
-        &self.directory
+    /// The nodes of a service, and the index of that state.
+    pub(crate) async fn look(
+        &self,
+        name: &str,
+        after: Option<(u64, Duration)>,
+    ) -> Result<(u64, View)> {
+        let outer = self.scope.outer(name);
+        let found = self.api.health(&outer, after).await?;
+        Ok((found.index, View::read(&outer, name, found.value)))
+    }
+
+    async fn register(&self, registration: Registration) -> Result<()> {
+        let id = registration.id.clone();
+        if registration.check.is_none() {
+            self.passing().remove(&id);
+            return self.api.register(&registration).await;
+        }
+        let mut hasher = DefaultHasher::new();
+        // Its text is whole, and has no secret.
+        format!("{registration:?}").hash(&mut hasher);
+        let hash = hasher.finish();
+        let unchanged = self.passing().get(&id) == Some(&hash);
+        if unchanged && self.api.pass(&id).await? {
+            return Ok(());
+        }
+        self.api.register(&registration).await?;
+        // A check that replaces another one keeps that one's status.
+        if !self.api.pass(&id).await? {
+            return Err(Error::unavailable(
+                "Consul forgot a registration as soon as it was made",
+            ));
+        }
+        let mut passing = self.passing();
+        if passing.len() >= REMEMBERED {
+            passing.clear();
+        }
+        passing.insert(id, hash);
+        Ok(())
+    }
+
+    fn passing(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        // Nothing panics under it.
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,210 +129,126 @@ impl Registry for ConsulRegistry {
         SCHEME
     }
 
-    /// Claim what is so, and no more: the suite checks what is claimed.
     fn capabilities(&self) -> Capabilities {
-        // `local`, and not `shared`, as long as the directory is in this process.
-        Capabilities::default().with_ttl(true).with_local(true)
+        Capabilities::default()
+            .with_ttl(true)
+            .with_shared(true)
+            .with_loopback(self.shared.config.is_here())
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
-        check_registration(service).map_err(|err| err.with_operation("registry.register"))?;
-        // A TTL beyond what the clock can count never passes.
-        let expires = opts.ttl.and_then(|ttl| self.clock.now().checked_add(ttl));
-        self.now().add(service, expires);
-        Ok(())
+        const OPERATION: &str = "registry.register";
+        let registrations = || {
+            check_registration(service)?;
+            let check = opts.ttl.map(TtlCheck::new);
+            let scope = &self.shared.scope;
+            let mut registrations = Vec::new();
+            for node in &service.nodes {
+                let id = scope.service_id(service, &node.id);
+                let (address, port) = layout::split(&node.address);
+                // Only what Consul's own fields do not say already.
+                let said = id == node.id && layout::join(&address, port) == node.address;
+                let mark = (!said).then(|| Mark {
+                    id: node.id.clone(),
+                    address: node.address.clone(),
+                });
+                registrations.push(Registration {
+                    id,
+                    name: scope.outer(&service.name),
+                    tags: layout::tags(service, node, mark.as_ref())?,
+                    address,
+                    port,
+                    check: check.clone(),
+                });
+            }
+            Ok(registrations)
+        };
+        let registrations = registrations().map_err(|err: Error| err.with_operation(OPERATION))?;
+        let shared = Arc::clone(&self.shared);
+        let job = async move {
+            for registration in registrations {
+                shared.register(registration).await?;
+            }
+            Ok(())
+        };
+        let done = self.lanes.run(&service.name, job).await;
+        done.map_err(|err| err.with_operation(OPERATION))
     }
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
-        check_deregistration(service).map_err(|err| err.with_operation("registry.deregister"))?;
-        self.now().remove(service);
-        Ok(())
+        const OPERATION: &str = "registry.deregister";
+        check_deregistration(service).map_err(|err| err.with_operation(OPERATION))?;
+        let scope = &self.shared.scope;
+        let ids: Vec<String> = service
+            .nodes
+            .iter()
+            .map(|node| scope.service_id(service, &node.id))
+            .collect();
+        let shared = Arc::clone(&self.shared);
+        let job = async move {
+            for id in ids {
+                shared.passing().remove(&id);
+                shared.api.deregister(&id).await?;
+            }
+            Ok(())
+        };
+        let done = self.lanes.run(&service.name, job).await;
+        done.map_err(|err| err.with_operation(OPERATION))
     }
 
     async fn get_service(&self, name: &str, _opts: GetOptions) -> Result<Vec<Service>> {
-        check_name(name).map_err(|err| err.with_operation("registry.get_service"))?;
-        let mut found = self.now().services();
-        found.retain(|service| service.name == name);
+        const OPERATION: &str = "registry.get_service";
+        check_name(name).map_err(|err| err.with_operation(OPERATION))?;
+        let looked = self.shared.look(name, None).await;
+        let (_, view) = looked.map_err(|err| err.with_operation(OPERATION))?;
+        let found = view.services(name);
         if found.is_empty() {
             return Err(Error::not_found("the service is not registered")
-                .with_operation("registry.get_service")
+                .with_operation(OPERATION)
                 .with_context("name", name));
         }
         Ok(found)
     }
 
     async fn list_services(&self, _opts: ListOptions) -> Result<Vec<Service>> {
-        Ok(self.now().services())
+        let listed = self.shared.api.services(None).await;
+        let listed = listed.map_err(|err| err.with_operation("registry.list_services"))?;
+        let mut services = Vec::new();
+        for (outer, tags) in listed.value {
+            let Some(name) = self.shared.scope.inner(&outer) else {
+                continue;
+            };
+            let versions = layout::versions(&tags.unwrap_or_default());
+            if versions.is_empty() {
+                services.push(Service::new(name, ""));
+            }
+            services.extend(versions.iter().map(|version| Service::new(name, version)));
+        }
+        Ok(services)
     }
 
     async fn watch(&self, opts: WatchOptions) -> Result<EventStream> {
-        if let Some(name) = &opts.service {
-            check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
+        fn named(err: Error) -> Error {
+            err.with_operation("registry.watch")
         }
-        // Subscribed before this call returns: no change after it is missed.
-        let start = (self.clone(), self.now().events.subscribe(), opts.service);
-        Ok(Box::pin(stream::unfold(Some(start), async |state| {
-            let (registry, mut events, only) = state?;
-            loop {
-                match timeout(LOOK, events.recv()).await {
-                    Err(_) => {
-                        registry.now();
-                    }
-                    Ok(Ok(event))
-                        if only
-                            .as_ref()
-                            .is_some_and(|name| *name != event.service.name) => {}
-                    Ok(Ok(event)) => return Some((Ok(event), Some((registry, events, only)))),
-                    Ok(Err(RecvError::Lagged(missed))) => {
-                        return Some((Err(fell_behind(missed)), None));
-                    }
-                    Ok(Err(RecvError::Closed)) => return None,
-                }
-            }
+        let shared = Arc::clone(&self.shared);
+        // An error ends the stream: whoever watches lists again.
+        if let Some(name) = opts.service {
+            check_name(&name).map_err(named)?;
+            let watch = One::begin(shared, name).await.map_err(named)?;
+            return Ok(Box::pin(stream::unfold(Some(watch), async |watch| {
+                let mut watch = watch?;
+                let next = watch.next().await.map_err(named);
+                let watch = next.is_ok().then_some(watch);
+                Some((next, watch))
+            })));
+        }
+        let watch = All::begin(shared).await.map_err(named)?;
+        Ok(Box::pin(stream::unfold(Some(watch), async |watch| {
+            let mut watch = watch?;
+            let next = watch.next().await.map_err(named);
+            let watch = next.is_ok().then_some(watch);
+            Some((next, watch))
         })))
     }
-}
-
-fn fell_behind(missed: u64) -> Error {
-    Error::unavailable("the watch fell behind; list again, then watch again")
-        .with_operation("registry.watch")
-        .with_context("missed", missed)
-}
-
-/// Servers and namespace.
-type Key = (Vec<String>, String);
-
-/// One directory per server and namespace.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Directories(Arc<Mutex<BTreeMap<Key, Directory>>>);
-
-impl Directories {
-    pub(crate) fn of(&self, endpoints: &[String], namespace: &str) -> Directory {
-        lock(&self.0)
-            .entry((endpoints.to_vec(), namespace.to_owned()))
-            .or_default()
-            .clone()
-    }
-}
-
-/// Everything that is registered in one namespace.
-#[derive(Clone)]
-pub(crate) struct Directory {
-    /// By name and version.
-    versions: Arc<Mutex<BTreeMap<(String, String), Version>>>,
-    events: broadcast::Sender<Event>,
-}
-
-struct Version {
-    service: Service,
-    /// By node id; what is not in it stays.
-    expires: BTreeMap<String, Instant>,
-}
-
-impl Directory {
-    fn services(&self) -> Vec<Service> {
-        let versions = lock(&self.versions);
-        versions
-            .values()
-            .map(|known| known.service.clone())
-            .collect()
-    }
-
-    fn add(&self, service: &Service, expires: Option<Instant>) {
-        let mut versions = lock(&self.versions);
-        let Version {
-            service: known,
-            expires: times,
-        } = versions
-            .entry((service.name.clone(), service.version.clone()))
-            .or_insert_with(|| Version {
-                service: Service::new(&service.name, &service.version),
-                expires: BTreeMap::new(),
-            });
-        let same_head = known.metadata == service.metadata && known.endpoints == service.endpoints;
-        known.metadata.clone_from(&service.metadata);
-        known.endpoints.clone_from(&service.endpoints);
-
-        let mut created = with_nodes(service, Vec::new());
-        let mut updated = created.clone();
-        for node in &service.nodes {
-            match expires {
-                Some(at) => times.insert(node.id.clone(), at),
-                None => times.remove(&node.id),
-            };
-            match known.nodes.iter_mut().find(|other| other.id == node.id) {
-                None => {
-                    known.nodes.push(node.clone());
-                    created.nodes.push(node.clone());
-                }
-                Some(other) if other != node || !same_head => {
-                    other.clone_from(node);
-                    updated.nodes.push(node.clone());
-                }
-                Some(_) => {}
-            }
-        }
-        // Still under the lock, so that events come in the order of the changes.
-        self.announce(EventKind::Create, created);
-        self.announce(EventKind::Update, updated);
-    }
-
-    fn remove(&self, service: &Service) {
-        self.remove_if(|known, node| {
-            known.service.name == service.name
-                && known.service.version == service.version
-                && service.nodes.iter().any(|other| other.id == node.id)
-        });
-    }
-
-    fn expire(&self, now: Instant) {
-        self.remove_if(|known, node| known.expires.get(&node.id).is_some_and(|at| *at <= now));
-    }
-
-    fn remove_if(&self, goes: impl Fn(&Version, &Node) -> bool) {
-        lock(&self.versions).retain(|_, known| {
-            let nodes = known.service.nodes.iter().cloned();
-            let (gone, left) = nodes.partition::<Vec<_>, _>(|node| goes(known, node));
-            for node in &gone {
-                known.expires.remove(&node.id);
-            }
-            self.announce(EventKind::Delete, with_nodes(&known.service, gone));
-            known.service.nodes = left;
-            !known.service.nodes.is_empty()
-        });
-    }
-
-    fn announce(&self, kind: EventKind, service: Service) {
-        if !service.nodes.is_empty() {
-            // Fails if nobody watches, which is no failure.
-            let _ = self.events.send(Event::new(kind, service));
-        }
-    }
-}
-
-impl Default for Directory {
-    fn default() -> Self {
-        Self {
-            versions: Arc::default(),
-            events: broadcast::Sender::new(BACKLOG),
-        }
-    }
-}
-
-impl fmt::Debug for Directory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Directory").finish_non_exhaustive()
-    }
-}
-
-/// The same version of the service, with other nodes.
-fn with_nodes(service: &Service, nodes: Vec<Node>) -> Service {
-    let mut service = service.clone();
-    service.nodes = nodes;
-    service
-}
-
-/// Nothing panics while it holds a lock of ours, so a poisoned one holds whole data.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

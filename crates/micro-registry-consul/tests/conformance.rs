@@ -1,4 +1,8 @@
-//! Runs the suite of the interface against this backend.
+//! Runs the suite of the interface against a real Consul: `MICRO_TEST_CONSUL_URL` says where.
+//!
+//! `cargo xtask services up consul` starts one.
+
+mod common;
 
 use std::process::ExitCode;
 
@@ -7,11 +11,15 @@ use micro_registry_consul::ConsulDriver;
 use micro_registry_core::Drivers;
 
 fn main() -> ExitCode {
-    let driver = ConsulDriver::default();
+    let Ok(url) = std::env::var("MICRO_TEST_CONSUL_URL") else {
+        common::skip("consul conformance", "MICRO_TEST_CONSUL_URL is not set");
+        return ExitCode::SUCCESS;
+    };
     micro_conformance::registry::run(async move |place: Place| {
-        // One place is one directory: here, one server.
-        let url = format!("consul://{}", place.id());
-        let drivers = Drivers::new().with(driver.clone());
+        // One place is one directory: here, one prefix.
+        let join = if url.contains('?') { '&' } else { '?' };
+        let url = format!("{url}{join}prefix={}", place.id());
+        let drivers = Drivers::new().with(ConsulDriver);
         drivers.open(&url, place.env()).await
     })
 }

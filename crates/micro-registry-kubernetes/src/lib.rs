@@ -1,22 +1,29 @@
-//! A [`Registry`] in kubernetes. URL: `kubernetes://host:port`.
+//! A [`Registry`] in Kubernetes, by EndpointSlices. URL: `kubernetes`, within a cluster.
 //!
 //! ```
+//! use micro_registry_core::{Drivers, Env, ErrorKind, RegistryExt as _};
 //! use micro_registry_kubernetes::KubernetesDriver;
-//! use micro_registry_core::{Drivers, Env, Node, RegistryExt as _, Service};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> micro_registry_core::Result<()> {
-//! let drivers = Drivers::new().with(KubernetesDriver::default());
-//! let registry = drivers.open("kubernetes://127.0.0.1:7000", &Env::new()).await?;
-//! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
-//! registry.register(&service, Default::default()).await?;
-//! assert_eq!(registry.get("greeter").await?, [service]);
+//! let drivers = Drivers::new().with(KubernetesDriver);
+//! // From outside: an API server by address, such as what `kubectl proxy` opens.
+//! let url = "kubernetes://127.0.0.1:1?namespace=shop&timeout=1s";
+//! let registry = drivers.open(url, &Env::new()).await?;
+//! // It opened without a server; nobody answers there, and that is told by the calls.
+//! let err = registry.get("greeter").await.unwrap_err();
+//! assert_eq!(err.kind(), ErrorKind::Unavailable);
 //! # Ok(())
 //! # }
 //! ```
 
+mod api;
 mod config;
+mod names;
 mod registry;
+mod slice;
+mod view;
+mod watch;
 
 use std::sync::Arc;
 
@@ -29,12 +36,8 @@ pub use self::registry::KubernetesRegistry;
 pub const SCHEME: &str = "kubernetes";
 
 /// Opens `kubernetes` URLs: give it to `Drivers::with`.
-///
-/// What one driver opens at one server and in one namespace shares a directory.
-#[derive(Clone, Debug, Default)]
-pub struct KubernetesDriver {
-    directories: registry::Directories,
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KubernetesDriver;
 
 #[async_trait]
 impl Driver<dyn Registry> for KubernetesDriver {
@@ -43,8 +46,9 @@ impl Driver<dyn Registry> for KubernetesDriver {
     }
 
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
-        let config = KubernetesConfig::from_url(url)?;
-        let directory = self.directories.of(&config.endpoints, env.namespace());
-        Ok(Arc::new(KubernetesRegistry::new(config, env, directory)))
+        Ok(Arc::new(KubernetesRegistry::new(
+            KubernetesConfig::from_url(url)?,
+            env,
+        )?))
     }
 }

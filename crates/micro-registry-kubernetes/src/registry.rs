@@ -1,56 +1,246 @@
-//! The registry itself. It keeps a directory in this process: replace that by kubernetes.
+//! The registry itself.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream;
-use micro_core::Clock;
+use micro_core::{Clock, Random};
+use micro_http::Lanes;
 use micro_registry_core::{
-    Capabilities, DeregisterOptions, Env, Error, Event, EventKind, EventStream, GetOptions,
-    ListOptions, Node, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_deregistration, check_name, check_registration,
+    Capabilities, DeregisterOptions, Env, Error, EventStream, GetOptions, ListOptions,
+    RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_deregistration,
+    check_name, check_registration,
 };
-use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::timeout;
 
-use crate::KubernetesConfig;
-use crate::SCHEME;
+use crate::api::{Api, Written};
+use crate::slice::{SERVICE_NAME, Slice};
+use crate::view::{Look, View};
+use crate::watch::Watch;
+use crate::{KubernetesConfig, SCHEME, names};
 
-/// How many changes a watch may be behind before it is told that it missed some.
-const BACKLOG: usize = 1024;
-/// How often a watch looks for what expired.
-const LOOK: Duration = Duration::from_millis(200);
+/// Changes of different services are made side by side, so many at once.
+const LANES: usize = 8;
+/// Of so many registrations the version is remembered.
+const REMEMBERED: usize = 10_000;
+/// So often a change is tried against changes of others.
+const TRIES: usize = 5;
 
-/// A registry in kubernetes; clones see the same directory.
+/// A registry in Kubernetes; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct KubernetesRegistry {
-    config: KubernetesConfig,
+    shared: Arc<Shared>,
+    lanes: Arc<Lanes>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) api: Api,
+    namespace: String,
     clock: Arc<dyn Clock>,
-    directory: Directory,
+    random: Arc<dyn Random>,
+    /// What was registered, by the slice's name.
+    written: Mutex<HashMap<String, Remembered>>,
+    /// The last stamp that was given.
+    stamp: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct Remembered {
+    service: Service,
+    described: u64,
+    version: String,
 }
 
 impl KubernetesRegistry {
-    pub(crate) fn new(config: KubernetesConfig, env: &Env, directory: Directory) -> Self {
-        Self {
-            config,
-            // Ask it, never the machine: tests stop it and move it.
+    /// A registry; it connects when it is used. Within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` if the configuration names no API server.
+    pub fn new(config: KubernetesConfig, env: &Env) -> Result<Self> {
+        let shared = Shared {
+            api: Api::new(config, Arc::clone(env.clock()))?,
+            namespace: env.namespace().to_owned(),
             clock: Arc::clone(env.clock()),
-            directory,
-        }
+            random: Arc::clone(env.random()),
+            written: Mutex::default(),
+            stamp: AtomicU64::new(0),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            lanes: Arc::new(Lanes::new(LANES)),
+        })
     }
 
     /// What it was opened with.
     #[must_use]
     pub fn config(&self) -> &KubernetesConfig {
-        &self.config
+        self.shared.api.config()
+    }
+}
+
+impl Shared {
+    fn unix(&self) -> Duration {
+        let wall = self.clock.wall();
+        wall.duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
     }
 
-    /// The directory as of now: what expired is gone, and announced.
-    fn now(&self) -> &Directory {
-        self.directory.expire(self.clock.now());
-        &self.directory
+    fn now(&self) -> u64 {
+        u64::try_from(self.unix().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A stamp later than the last one, in microseconds of Unix time.
+    fn stamp(&self) -> u64 {
+        let now = u64::try_from(self.unix().as_micros()).unwrap_or(u64::MAX);
+        let later = |last: u64| Some(now.max(last.saturating_add(1)));
+        let last = self
+            .stamp
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        now.max(last.unwrap_or_else(|last| last).saturating_add(1))
+    }
+
+    /// From 0 to 1.
+    pub(crate) fn jitter(&self) -> f64 {
+        (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// How long a watch lasts: not all clients make it anew at the same time.
+    pub(crate) fn wait(&self) -> Duration {
+        self.api.config().wait.mul_f64(0.9 + 0.2 * self.jitter())
+    }
+
+    pub(crate) fn selector(&self, only: Option<&str>) -> Option<String> {
+        only.map(|name| format!("{SERVICE_NAME}={}", names::service(&self.namespace, name)))
+    }
+
+    pub(crate) fn view<'a>(
+        &self,
+        slices: impl Iterator<Item = &'a Slice>,
+        only: Option<&str>,
+    ) -> View {
+        let look = Look {
+            namespace: &self.namespace,
+            only,
+            port: self.api.config().port.as_deref(),
+            now: self.now(),
+        };
+        View::read(slices, &look)
+    }
+
+    async fn services(&self, only: Option<&str>) -> Result<Vec<Service>> {
+        let listed = self.api.list(self.selector(only).as_deref()).await?;
+        Ok(self.view(listed.slices.iter(), only).services())
+    }
+
+    fn slice_of(&self, service: &Service, id: &str) -> String {
+        names::slice(&self.namespace, &service.name, &service.version, id)
+    }
+
+    /// Registers a service with one node.
+    async fn register(&self, service: Service, ttl: Option<Duration>) -> Result<()> {
+        let id = service.nodes.first().map_or("", |node| &node.id);
+        let name = self.slice_of(&service, id);
+        let known = self.written().get(&name).cloned();
+        let described = match &known {
+            Some(known) if known.service == service => known.described,
+            _ => self.stamp(),
+        };
+        let mut version = known.map(|known| known.version).unwrap_or_default();
+        for _ in 0..TRIES {
+            let (namespace, now) = (&self.namespace, self.now());
+            let mut slice = Slice::write(name.clone(), namespace, &service, described, now, ttl)?;
+            slice.metadata.resource_version.clone_from(&version);
+            let created = version.is_empty();
+            let written = if created {
+                self.api.create(&slice).await?
+            } else {
+                self.api.update(&slice).await?
+            };
+            match written {
+                Written::Done(version) => {
+                    self.remember(name, service.clone(), described, version);
+                    if created {
+                        self.sweep(&service.name).await;
+                    }
+                    return Ok(());
+                }
+                Written::Missing => version.clear(),
+                Written::Conflict => version = self.version_of(&name, &service).await?,
+            }
+        }
+        Err(Error::unavailable(
+            "a registration was changed by others again and again",
+        ))
+    }
+
+    /// The version of our slice as it is now; empty if it is gone.
+    async fn version_of(&self, name: &str, service: &Service) -> Result<String> {
+        let Some(slice) = self.api.get(name).await? else {
+            return Ok(String::new());
+        };
+        let id = |service: &Service| service.nodes.first().map(|node| node.id.clone());
+        let foreign = slice.registration().is_some_and(|found| {
+            let found = &found.service;
+            slice.namespace() != self.namespace
+                || found.name != service.name
+                || found.version != service.version
+                || id(found) != id(service)
+        });
+        if foreign || !slice.is_registration() {
+            return Err(Error::already_exists(
+                "another node has the EndpointSlice of this one: give it another id",
+            )
+            .with_context("slice", name));
+        }
+        Ok(slice.metadata.resource_version)
+    }
+
+    /// Deletes what was left behind of a service by those who did not deregister. Whoever comes new
+    /// does it; it does not matter whether it succeeds.
+    async fn sweep(&self, service: &str) {
+        let Ok(listed) = self.api.list(self.selector(Some(service)).as_deref()).await else {
+            return;
+        };
+        let now = self.now();
+        for slice in listed.slices.iter().filter(|slice| slice.is_registration()) {
+            let registration = slice.registration();
+            let over = registration
+                .is_some_and(|found| found.expires.is_some_and(|expires| expires <= now));
+            if over {
+                let meta = &slice.metadata;
+                // Not if it was renewed in the meantime.
+                let version = Some(&*meta.resource_version);
+                if let Err(err) = self.api.delete(&meta.name, version).await {
+                    tracing::debug!(slice = meta.name, %err, "an expired registration stays");
+                }
+            }
+        }
+    }
+
+    async fn deregister(&self, name: &str) -> Result<()> {
+        self.written().remove(name);
+        self.api.delete(name, None).await
+    }
+
+    fn remember(&self, name: String, service: Service, described: u64, version: String) {
+        let mut written = self.written();
+        if written.len() >= REMEMBERED {
+            written.clear();
+        }
+        let remembered = Remembered {
+            service,
+            described,
+            version,
+        };
+        written.insert(name, remembered);
+    }
+
+    fn written(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
+        // Nothing panics under it.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,210 +250,88 @@ impl Registry for KubernetesRegistry {
         SCHEME
     }
 
-    /// Claim what is so, and no more: the suite checks what is claimed.
     fn capabilities(&self) -> Capabilities {
-        // `local`, and not `shared`, as long as the directory is in this process.
-        Capabilities::default().with_ttl(true).with_local(true)
+        Capabilities::default().with_ttl(true).with_shared(true)
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
-        check_registration(service).map_err(|err| err.with_operation("registry.register"))?;
-        // A TTL beyond what the clock can count never passes.
-        let expires = opts.ttl.and_then(|ttl| self.clock.now().checked_add(ttl));
-        self.now().add(service, expires);
-        Ok(())
+        fn named(err: Error) -> Error {
+            err.with_operation("registry.register")
+        }
+        check_registration(service).map_err(named)?;
+        let services: Vec<Service> = service
+            .nodes
+            .iter()
+            .map(|node| {
+                let mut service = service.clone();
+                service.nodes = vec![node.clone()];
+                service
+            })
+            .collect();
+        let shared = Arc::clone(&self.shared);
+        let job = async move {
+            for service in services {
+                shared.register(service, opts.ttl).await?;
+            }
+            Ok(())
+        };
+        self.lanes.run(&service.name, job).await.map_err(named)
     }
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
-        check_deregistration(service).map_err(|err| err.with_operation("registry.deregister"))?;
-        self.now().remove(service);
-        Ok(())
+        fn named(err: Error) -> Error {
+            err.with_operation("registry.deregister")
+        }
+        check_deregistration(service).map_err(named)?;
+        let names: Vec<String> = service
+            .nodes
+            .iter()
+            .map(|node| self.shared.slice_of(service, &node.id))
+            .collect();
+        let shared = Arc::clone(&self.shared);
+        let job = async move {
+            for name in names {
+                shared.deregister(&name).await?;
+            }
+            Ok(())
+        };
+        self.lanes.run(&service.name, job).await.map_err(named)
     }
 
     async fn get_service(&self, name: &str, _opts: GetOptions) -> Result<Vec<Service>> {
-        check_name(name).map_err(|err| err.with_operation("registry.get_service"))?;
-        let mut found = self.now().services();
-        found.retain(|service| service.name == name);
+        fn named(err: Error) -> Error {
+            err.with_operation("registry.get_service")
+        }
+        check_name(name).map_err(named)?;
+        let found = self.shared.services(Some(name)).await.map_err(named)?;
         if found.is_empty() {
-            return Err(Error::not_found("the service is not registered")
-                .with_operation("registry.get_service")
-                .with_context("name", name));
+            return Err(
+                named(Error::not_found("the service is not registered")).with_context("name", name)
+            );
         }
         Ok(found)
     }
 
     async fn list_services(&self, _opts: ListOptions) -> Result<Vec<Service>> {
-        Ok(self.now().services())
+        let listed = self.shared.services(None).await;
+        listed.map_err(|err| err.with_operation("registry.list_services"))
     }
 
     async fn watch(&self, opts: WatchOptions) -> Result<EventStream> {
-        if let Some(name) = &opts.service {
-            check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
+        fn named(err: Error) -> Error {
+            err.with_operation("registry.watch")
         }
-        // Subscribed before this call returns: no change after it is missed.
-        let start = (self.clone(), self.now().events.subscribe(), opts.service);
-        Ok(Box::pin(stream::unfold(Some(start), async |state| {
-            let (registry, mut events, only) = state?;
-            loop {
-                match timeout(LOOK, events.recv()).await {
-                    Err(_) => {
-                        registry.now();
-                    }
-                    Ok(Ok(event))
-                        if only
-                            .as_ref()
-                            .is_some_and(|name| *name != event.service.name) => {}
-                    Ok(Ok(event)) => return Some((Ok(event), Some((registry, events, only)))),
-                    Ok(Err(RecvError::Lagged(missed))) => {
-                        return Some((Err(fell_behind(missed)), None));
-                    }
-                    Ok(Err(RecvError::Closed)) => return None,
-                }
-            }
+        if let Some(name) = &opts.service {
+            check_name(name).map_err(named)?;
+        }
+        let watch = Watch::begin(Arc::clone(&self.shared), opts.service).await;
+        let watch = watch.map_err(named)?;
+        // An error ends the stream: whoever watches lists again.
+        Ok(Box::pin(stream::unfold(Some(watch), async |watch| {
+            let mut watch = watch?;
+            let next = watch.next().await.map_err(named);
+            let watch = next.is_ok().then_some(watch);
+            Some((next, watch))
         })))
     }
-}
-
-fn fell_behind(missed: u64) -> Error {
-    Error::unavailable("the watch fell behind; list again, then watch again")
-        .with_operation("registry.watch")
-        .with_context("missed", missed)
-}
-
-/// Servers and namespace.
-type Key = (Vec<String>, String);
-
-/// One directory per server and namespace.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Directories(Arc<Mutex<BTreeMap<Key, Directory>>>);
-
-impl Directories {
-    pub(crate) fn of(&self, endpoints: &[String], namespace: &str) -> Directory {
-        lock(&self.0)
-            .entry((endpoints.to_vec(), namespace.to_owned()))
-            .or_default()
-            .clone()
-    }
-}
-
-/// Everything that is registered in one namespace.
-#[derive(Clone)]
-pub(crate) struct Directory {
-    /// By name and version.
-    versions: Arc<Mutex<BTreeMap<(String, String), Version>>>,
-    events: broadcast::Sender<Event>,
-}
-
-struct Version {
-    service: Service,
-    /// By node id; what is not in it stays.
-    expires: BTreeMap<String, Instant>,
-}
-
-impl Directory {
-    fn services(&self) -> Vec<Service> {
-        let versions = lock(&self.versions);
-        versions
-            .values()
-            .map(|known| known.service.clone())
-            .collect()
-    }
-
-    fn add(&self, service: &Service, expires: Option<Instant>) {
-        let mut versions = lock(&self.versions);
-        let Version {
-            service: known,
-            expires: times,
-        } = versions
-            .entry((service.name.clone(), service.version.clone()))
-            .or_insert_with(|| Version {
-                service: Service::new(&service.name, &service.version),
-                expires: BTreeMap::new(),
-            });
-        let same_head = known.metadata == service.metadata && known.endpoints == service.endpoints;
-        known.metadata.clone_from(&service.metadata);
-        known.endpoints.clone_from(&service.endpoints);
-
-        let mut created = with_nodes(service, Vec::new());
-        let mut updated = created.clone();
-        for node in &service.nodes {
-            match expires {
-                Some(at) => times.insert(node.id.clone(), at),
-                None => times.remove(&node.id),
-            };
-            match known.nodes.iter_mut().find(|other| other.id == node.id) {
-                None => {
-                    known.nodes.push(node.clone());
-                    created.nodes.push(node.clone());
-                }
-                Some(other) if other != node || !same_head => {
-                    other.clone_from(node);
-                    updated.nodes.push(node.clone());
-                }
-                Some(_) => {}
-            }
-        }
-        // Still under the lock, so that events come in the order of the changes.
-        self.announce(EventKind::Create, created);
-        self.announce(EventKind::Update, updated);
-    }
-
-    fn remove(&self, service: &Service) {
-        self.remove_if(|known, node| {
-            known.service.name == service.name
-                && known.service.version == service.version
-                && service.nodes.iter().any(|other| other.id == node.id)
-        });
-    }
-
-    fn expire(&self, now: Instant) {
-        self.remove_if(|known, node| known.expires.get(&node.id).is_some_and(|at| *at <= now));
-    }
-
-    fn remove_if(&self, goes: impl Fn(&Version, &Node) -> bool) {
-        lock(&self.versions).retain(|_, known| {
-            let nodes = known.service.nodes.iter().cloned();
-            let (gone, left) = nodes.partition::<Vec<_>, _>(|node| goes(known, node));
-            for node in &gone {
-                known.expires.remove(&node.id);
-            }
-            self.announce(EventKind::Delete, with_nodes(&known.service, gone));
-            known.service.nodes = left;
-            !known.service.nodes.is_empty()
-        });
-    }
-
-    fn announce(&self, kind: EventKind, service: Service) {
-        if !service.nodes.is_empty() {
-            // Fails if nobody watches, which is no failure.
-            let _ = self.events.send(Event::new(kind, service));
-        }
-    }
-}
-
-impl Default for Directory {
-    fn default() -> Self {
-        Self {
-            versions: Arc::default(),
-            events: broadcast::Sender::new(BACKLOG),
-        }
-    }
-}
-
-impl fmt::Debug for Directory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Directory").finish_non_exhaustive()
-    }
-}
-
-/// The same version of the service, with other nodes.
-fn with_nodes(service: &Service, nodes: Vec<Node>) -> Service {
-    let mut service = service.clone();
-    service.nodes = nodes;
-    service
-}
-
-/// Nothing panics while it holds a lock of ours, so a poisoned one holds whole data.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,125 @@
+//! One connection to one server.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use micro_core::{Error, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::HttpConfig;
+
+/// The headers of an answer have at most so many bytes.
+const HEAD: usize = 64 << 10;
+
+/// A connection; dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) send: SendRequest<Full<Bytes>>,
+    pub(crate) endpoint: usize,
+    pub(crate) reused: bool,
+    pub(crate) since: Instant,
+    task: AbortHandle,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // An answer that nobody reads any more would keep the task waiting.
+        self.task.abort();
+    }
+}
+
+impl Connection {
+    /// Whether it can carry another request, once the last one is over.
+    pub(crate) async fn is_usable(&mut self) -> bool {
+        !self.send.is_closed() && self.send.ready().await.is_ok()
+    }
+
+    /// Connects, TLS included, within the time for it.
+    pub(crate) async fn open(config: &HttpConfig, endpoint: usize) -> Result<Self> {
+        let name = &config.endpoints[endpoint];
+        let opened = timeout(
+            config.connect_timeout,
+            Self::open_one(config, name, endpoint),
+        );
+        let failed = |message: &'static str| {
+            Error::unavailable(message)
+                .with_operation("http.connect")
+                .with_context("endpoint", name)
+                .with_unprocessed(true)
+        };
+        match opened.await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(err)) => Err(failed("the server cannot be reached").with_source(err)),
+            Err(_) => Err(failed("the server cannot be reached in time")),
+        }
+    }
+
+    async fn open_one(
+        config: &HttpConfig,
+        name: &str,
+        endpoint: usize,
+    ) -> Result<Self, micro_core::BoxError> {
+        let tcp = TcpStream::connect(name).await?;
+        tcp.set_nodelay(true)?;
+        #[cfg(feature = "tls")]
+        if let Some(identity) = &config.tls {
+            let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let expect = config.server_name.as_deref().unwrap_or(host);
+            let rustls = micro_tls::client_config(&identity.get(), expect)?;
+            let connector = tokio_rustls::TlsConnector::from(rustls);
+            let tls = connector
+                .connect(micro_tls::server_name(expect)?, tcp)
+                .await?;
+            return Self::speak(tls, endpoint).await;
+        }
+        let _ = config;
+        Self::speak(tcp, endpoint).await
+    }
+
+    async fn speak<S>(stream: S, endpoint: usize) -> Result<Self, micro_core::BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (send, connection) = http1::Builder::new()
+            .max_buf_size(HEAD)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        // It ends with the connection: when the server closes it, or this value is dropped.
+        let task = tokio::spawn(async move {
+            if let Err(err) = connection.await {
+                tracing::debug!(%err, "a connection ended");
+            }
+        });
+        Ok(Self {
+            send,
+            endpoint,
+            reused: false,
+            since: Instant::now(),
+            task: task.abort_handle(),
+        })
+    }
+}
+
+/// What hyper says about a request that got no answer.
+pub(crate) fn failed(err: hyper::Error, endpoint: &str, unprocessed: bool) -> Error {
+    let error = if err.is_parse() {
+        Error::unknown("the server does not answer in HTTP/1.1")
+    } else {
+        Error::unavailable("the connection broke before the answer was there")
+            .with_unprocessed(unprocessed)
+    };
+    error
+        .with_operation("http.request")
+        .with_context("endpoint", endpoint)
+        .with_source(err)
+}
+
+/// A bound on the number of something, shared.
+pub(crate) type Slots = Arc<tokio::sync::Semaphore>;
