@@ -1,1 +1,10 @@
-//! Connecting to NATS: servers, TLS, credentials, retry. No trait of ours is in it.
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod connection;
+mod error;
+
+pub use self::config::NatsConfig;
+pub use self::connection::{Connection, Status};
+pub use self::error::publish_failed;
+pub use async_nats;

@@ -1,95 +1,183 @@
-//! What the URL says.
+//! What can be chosen about this registry.
 
-use std::fmt;
 use std::time::Duration;
 
-use micro_core::Secret;
 use micro_core::url::{Options, Span};
-use micro_registry_core::{Result, Url};
+use micro_nats::NatsConfig;
+use micro_registry_core::{Error, Result, Url};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// The port of an endpoint that names none.
-const DEFAULT_PORT: u16 = 7000;
-
-/// How to reach nats.
-#[derive(Clone, PartialEq, Eq)]
+/// The settings of a [`NatsRegistry`](crate::NatsRegistry).
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NatsConfig {
-    /// The servers, as `host:port`; the first one that answers is used.
-    pub endpoints: Vec<String>,
-    /// Who we are, if the servers ask.
-    pub username: Option<String>,
-    /// How we prove it.
-    pub password: Option<Secret>,
-    /// How long one request may take.
-    pub timeout: Duration,
+pub struct NatsRegistryConfig {
+    /// How to reach NATS.
+    pub nats: NatsConfig,
+    /// What the subjects begin with: `micro.nats`, as in go-micro.
+    pub subject: String,
+    /// How long a lookup collects answers, at least: 100 ms, as in go-micro. From 10 ms to 10 s.
+    pub lookup: Duration,
+    /// How often a watched service is asked whether all of it is still there: 30 s, give or take a
+    /// fifth. From 100 ms to 1 h.
+    pub refresh: Duration,
 }
 
-impl NatsConfig {
-    /// Reads `nats://user:password@host:port?endpoint=host:port&timeout=5s`.
+impl Default for NatsRegistryConfig {
+    fn default() -> Self {
+        Self {
+            nats: NatsConfig::default(),
+            subject: "micro.nats".to_owned(),
+            lookup: Duration::from_millis(100),
+            refresh: Duration::from_secs(30),
+        }
+    }
+}
+
+impl NatsRegistryConfig {
+    /// Sets [`nats`](Self::nats).
+    #[must_use]
+    pub fn with_nats(mut self, nats: NatsConfig) -> Self {
+        self.nats = nats;
+        self
+    }
+
+    /// Sets [`subject`](Self::subject).
+    #[must_use]
+    pub fn with_subject(mut self, subject: impl Into<String>) -> Self {
+        self.subject = subject.into();
+        self
+    }
+
+    /// Sets [`lookup`](Self::lookup).
+    #[must_use]
+    pub fn with_lookup(mut self, lookup: Duration) -> Self {
+        self.lookup = lookup;
+        self
+    }
+
+    /// Sets [`refresh`](Self::refresh).
+    #[must_use]
+    pub fn with_refresh(mut self, refresh: Duration) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// Reads `nats://host:4222?subject=micro.nats&lookup=100ms&refresh=30s`, and what `micro-nats`
+    /// understands.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for an option that is unknown, given twice or not readable.
+    /// `InvalidArgument` for an unknown option or a value out of range.
     pub fn from_url(url: &Url) -> Result<Self> {
         let mut options = Options::new(url);
-        let mut config = Self {
-            endpoints: options.endpoints(DEFAULT_PORT)?,
-            username: options.username(),
-            password: options.password(),
-            ..Self::default()
-        };
-        if let Some(Span(timeout)) = options.take("timeout")? {
-            config.timeout = timeout;
+        let mut config = Self::default().with_nats(NatsConfig::take(url, &mut options)?);
+        if let Some(subject) = options.take("subject")? {
+            config.subject = subject;
+        }
+        if let Some(Span(lookup)) = options.take("lookup")? {
+            config.lookup = lookup;
+        }
+        if let Some(Span(refresh)) = options.take("refresh")? {
+            config.refresh = refresh;
         }
         options.finish()?;
+        config.check()?;
         Ok(config)
     }
-}
 
-impl Default for NatsConfig {
-    fn default() -> Self {
-        Self {
-            endpoints: Vec::new(),
-            username: None,
-            password: None,
-            timeout: Duration::from_secs(5),
+    pub(crate) fn check(&self) -> Result<()> {
+        let token = |token: &str| {
+            !token.is_empty()
+                && token
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        if self.subject.len() > 200 || !self.subject.split('.').all(token) {
+            return Err(invalid(
+                "a subject is made of letters, digits, '-' and '_', and of dots between them",
+            ));
         }
+        if !(Duration::from_millis(10)..=Duration::from_secs(10)).contains(&self.lookup) {
+            return Err(invalid("the lookup must be between 10ms and 10s"));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.refresh) {
+            return Err(invalid("the refresh must be between 100ms and 1h"));
+        }
+        Ok(())
+    }
+
+    /// The subject for `what` in a namespace. The default one adds nothing, so that go-micro is met.
+    pub(crate) fn subject_of(&self, what: &str, namespace: &str) -> Result<String> {
+        // Whatever a namespace contains stays within one token: no dots, wildcards or spaces.
+        const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+        if namespace.len() > 200 {
+            return Err(invalid("a namespace has at most 200 bytes on NATS"));
+        }
+        let subject = &self.subject;
+        Ok(if namespace.is_empty() {
+            format!("{subject}.{what}")
+        } else {
+            format!("{subject}.{what}.{}", utf8_percent_encode(namespace, TOKEN))
+        })
     }
 }
 
-// By hand, so that a field added later is shown only if somebody decides so.
-impl fmt::Debug for NatsConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsConfig")
-            .field("endpoints", &self.endpoints)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
-    }
+fn invalid(message: &'static str) -> Error {
+    Error::invalid_argument(message).with_operation("registry.open")
 }
 
 #[cfg(test)]
 mod tests {
+    use micro_registry_core::ErrorKind;
+
     use super::*;
 
-    fn config(url: &str) -> Result<NatsConfig> {
-        NatsConfig::from_url(&micro_core::url::resolve(url)?)
+    fn config(url: &str) -> Result<NatsRegistryConfig> {
+        NatsRegistryConfig::from_url(&micro_core::url::resolve(url)?)
     }
 
     #[test]
-    fn a_bare_scheme_is_enough() {
-        assert_eq!(config("nats").unwrap(), NatsConfig::default());
+    fn the_url_says_everything() {
+        assert_eq!(config("nats").unwrap(), NatsRegistryConfig::default());
+        let config = config("nats://h:1?subject=a.b-c&lookup=1s&refresh=5s&timeout=2s").unwrap();
+        assert_eq!(config.nats.endpoints, ["h:1"]);
+        assert_eq!(config.nats.timeout, Duration::from_secs(2));
+        let expected = NatsRegistryConfig::default()
+            .with_subject("a.b-c")
+            .with_lookup(Duration::from_secs(1))
+            .with_refresh(Duration::from_secs(5))
+            .with_nats(config.nats.clone());
+        assert_eq!(config, expected);
     }
 
     #[test]
-    fn the_url_says_it_all_and_debug_does_not() {
-        let config = config("nats://me:hunter2@a:1?endpoint=b:2&timeout=250ms").unwrap();
-        assert_eq!(config.endpoints, ["a:1", "b:2"]);
-        assert_eq!(config.timeout, Duration::from_millis(250));
-        assert!(!format!("{config:?}").contains("hunter2"));
+    fn what_is_misspelt_or_out_of_range_is_refused() {
+        for url in [
+            "nats://h?subjekt=a",
+            "nats://h?subject=",
+            "nats://h?subject=a..b",
+            "nats://h?subject=a.*",
+            "nats://h?subject=%3E",
+            "nats://h?subject=a%20b",
+            "nats://h?subject=$SYS",
+            "nats://h?lookup=1ms",
+            "nats://h?lookup=1m",
+            "nats://h?refresh=1ms",
+            "nats://h?refresh=2h",
+        ] {
+            let err = config(url).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::InvalidArgument, "{url}: {err:?}");
+        }
     }
 
     #[test]
-    fn a_misspelt_option_is_refused() {
-        assert!(config("nats://a?tiemout=1s").is_err());
+    fn a_namespace_is_one_token() {
+        let config = NatsRegistryConfig::default();
+        let subject = |namespace| config.subject_of("query", namespace).unwrap();
+        assert_eq!(subject(""), "micro.nats.query");
+        assert_eq!(subject("staging-2"), "micro.nats.query.staging-2");
+        assert_eq!(subject("a.b"), "micro.nats.query.a%2Eb");
+        assert_eq!(subject("> *"), "micro.nats.query.%3E%20%2A");
+        assert!(config.subject_of("query", &"n".repeat(201)).is_err());
     }
 }

@@ -1,50 +1,16 @@
-//! A [`Registry`] in nats. URL: `nats://host:port`.
-//!
-//! ```
-//! use micro_registry_nats::NatsDriver;
-//! use micro_registry_core::{Drivers, Env, Node, RegistryExt as _, Service};
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> micro_registry_core::Result<()> {
-//! let drivers = Drivers::new().with(NatsDriver::default());
-//! let registry = drivers.open("nats://127.0.0.1:7000", &Env::new()).await?;
-//! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
-//! registry.register(&service, Default::default()).await?;
-//! assert_eq!(registry.get("greeter").await?, [service]);
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod config;
+mod directory;
+mod driver;
+mod lookup;
 mod registry;
+mod tasks;
+mod wire;
 
-use std::sync::Arc;
-
-use micro_registry_core::{Driver, Env, Registry, Result, Url, async_trait};
-
-pub use self::config::NatsConfig;
+pub use self::config::NatsRegistryConfig;
+pub use self::driver::NatsDriver;
 pub use self::registry::NatsRegistry;
 
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "nats";
-
-/// Opens `nats` URLs: give it to `Drivers::with`.
-///
-/// What one driver opens at one server and in one namespace shares a directory.
-#[derive(Clone, Debug, Default)]
-pub struct NatsDriver {
-    directories: registry::Directories,
-}
-
-#[async_trait]
-impl Driver<dyn Registry> for NatsDriver {
-    fn schemes(&self) -> &'static [&'static str] {
-        &[SCHEME]
-    }
-
-    async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
-        let config = NatsConfig::from_url(url)?;
-        let directory = self.directories.of(&config.endpoints, env.namespace());
-        Ok(Arc::new(NatsRegistry::new(config, env, directory)))
-    }
-}

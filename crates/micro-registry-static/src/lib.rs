@@ -1,50 +1,16 @@
-//! A [`Registry`] in static. URL: `static://host:port`.
-//!
-//! ```
-//! use micro_registry_static::StaticDriver;
-//! use micro_registry_core::{Drivers, Env, Node, RegistryExt as _, Service};
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> micro_registry_core::Result<()> {
-//! let drivers = Drivers::new().with(StaticDriver::default());
-//! let registry = drivers.open("static://127.0.0.1:7000", &Env::new()).await?;
-//! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
-//! registry.register(&service, Default::default()).await?;
-//! assert_eq!(registry.get("greeter").await?, [service]);
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 
+mod address;
 mod config;
+mod directory;
+mod driver;
+mod file;
+mod list;
 mod registry;
 
-use std::sync::Arc;
-
-use micro_registry_core::{Driver, Env, Registry, Result, Url, async_trait};
-
 pub use self::config::StaticConfig;
+pub use self::driver::StaticDriver;
 pub use self::registry::StaticRegistry;
 
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "static";
-
-/// Opens `static` URLs: give it to `Drivers::with`.
-///
-/// What one driver opens at one server and in one namespace shares a directory.
-#[derive(Clone, Debug, Default)]
-pub struct StaticDriver {
-    directories: registry::Directories,
-}
-
-#[async_trait]
-impl Driver<dyn Registry> for StaticDriver {
-    fn schemes(&self) -> &'static [&'static str] {
-        &[SCHEME]
-    }
-
-    async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
-        let config = StaticConfig::from_url(url)?;
-        let directory = self.directories.of(&config.endpoints, env.namespace());
-        Ok(Arc::new(StaticRegistry::new(config, env, directory)))
-    }
-}
