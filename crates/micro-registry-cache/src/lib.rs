@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod options;
+mod policy;
 mod resolved;
 mod resolver;
 mod snapshot;

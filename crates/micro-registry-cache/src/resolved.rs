@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use micro_core::{Live, LiveChanges, LiveGuard};
 use micro_registry_core::{Error, Result};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::{ResolverOptions, Snapshot};
@@ -22,7 +22,7 @@ pub(crate) const MAX_DOUBTS: usize = 64;
 pub struct Resolved {
     pub(crate) shared: Arc<Shared>,
     pub(crate) live: Live<Snapshot>,
-    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) progress: Live<Progress>,
     pub(crate) task: AbortHandle,
     /// Since the resolver began, in milliseconds.
     pub(crate) last_used: AtomicU64,
@@ -46,12 +46,16 @@ pub(crate) struct Progress {
     /// How many questions were answered, be it with an error.
     pub(crate) answers: u64,
     pub(crate) last: Option<(Instant, Outcome)>,
+    /// The task has ended: no more will come.
+    pub(crate) ended: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Some,
     Nobody,
+    /// Somebody, but none that is believed; one of them, and why.
+    Refused(String),
     Failed(String),
 }
 
@@ -124,12 +128,13 @@ impl Resolved {
         }
         let clock = &self.shared.opts.clock;
         let start = clock.now();
-        let mut progress = self.progress.clone();
-        let answers = progress.borrow().answers;
+        // Asked for before the first look: what comes in between is not missed.
+        let mut changes = self.progress.changes();
+        let answers = self.progress.get().answers;
         let _waiting = Waiting::begin(&self.shared);
         let answered = async {
             loop {
-                let now = progress.borrow_and_update().clone();
+                let now = self.progress.get_arc();
                 let snapshot = self.snapshot_arc();
                 if !snapshot.is_empty() {
                     return Ok(snapshot);
@@ -140,9 +145,10 @@ impl Resolved {
                         return Err(self.error(Some(outcome), start));
                     }
                 }
-                if progress.changed().await.is_err() {
+                if now.ended {
                     return Err(self.ended());
                 }
+                changes.changed().await;
             }
         };
         let Some(deadline) = deadline else {
@@ -152,7 +158,7 @@ impl Resolved {
         match tokio::time::timeout(left, answered).await {
             Ok(answered) => answered,
             Err(_) => {
-                let last = self.progress.borrow().last.clone();
+                let last = self.progress.get_arc().last.clone();
                 Err(self.error(last.as_ref().map(|(_, outcome)| outcome), start))
             }
         }
@@ -162,6 +168,12 @@ impl Resolved {
         let (err, cause) = match outcome {
             Some(Outcome::Failed(cause)) => (
                 Error::unavailable("the registry cannot be asked for this service"),
+                Some(cause),
+            ),
+            Some(Outcome::Refused(cause)) => (
+                Error::not_found(
+                    "the registry lists nodes of this service, but none that is believed",
+                ),
                 Some(cause),
             ),
             Some(Outcome::Nobody | Outcome::Some) => (

@@ -18,18 +18,29 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::resolved::{MAX_DOUBTS, Outcome, Progress, Resolved, Shared};
 use crate::resolver::Keeper;
-use crate::table::{Believed, Table, Taken};
+use crate::table::{Believed, Refused, Table, Taken};
 use crate::{Freshness, ResolverOptions, Snapshot};
 
 /// The registry is asked at most so often for doubts and confirmations.
 const SOON: Duration = Duration::from_millis(500);
 /// The first question waits so long for the watch, which should be open before.
 const WATCH_FIRST: Duration = Duration::from_millis(250);
-/// Full jitter between nothing and this, doubled with each failure up to the longest.
+/// While nobody is known: full jitter between nothing and this, doubled with each failure.
 const BACKOFF: Duration = Duration::from_millis(200);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// The longest if somebody waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The longest if nobody does.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// The watch is opened within this time once an answer says that the registry is there again.
+const REOPEN_SOON: Duration = Duration::from_secs(1);
+/// After a panic of the registry.
+const PANIC_PAUSE: Duration = Duration::from_secs(10);
 /// A watch that lived so long was a good one: the next failure is the first again.
 const GOOD_WATCH: Duration = Duration::from_secs(10);
+/// A deletion that the registry then denied is asked about once more within this time.
+const DENIED: Duration = Duration::from_secs(2);
+/// So long nothing more is said about what was left out.
+const QUIET: Duration = Duration::from_secs(60);
 /// Nothing is repeated faster than this, whatever the options say.
 const SHORTEST: Duration = Duration::from_millis(20);
 /// So many events are taken at once before readers see them.
@@ -55,7 +66,7 @@ pub(crate) fn start(
         doubts: std::sync::Mutex::default(),
     });
     let (writer, live) = Live::channel(Snapshot::unknown());
-    let (sender, progress) = watch::channel(Progress::default());
+    let (sender, progress) = Live::channel(Progress::default());
     let mut seat = Seat {
         shared: Arc::clone(&shared),
         registry,
@@ -73,10 +84,11 @@ pub(crate) fn start(
                 .is_err()
             {
                 tracing::error!(service = seat.shared.name, "the registry panicked");
-                tokio::time::sleep(LONGEST_BACKOFF).await;
+                tokio::time::sleep(PANIC_PAUSE).await;
             }
         };
         tokio::select! {
+            biased;
             () = run => {}
             // The sender is dropped with the resolver.
             _ = stop.changed() => {}
@@ -98,7 +110,21 @@ struct Seat {
     keeper: Keeper,
     writer: LiveWriter<Snapshot>,
     live: Live<Snapshot>,
-    progress: watch::Sender<Progress>,
+    progress: LiveWriter<Progress>,
+}
+
+impl Seat {
+    fn tell(&self, change: impl FnOnce(&mut Progress)) {
+        let mut progress = Progress::clone(&self.progress.live().get());
+        change(&mut progress);
+        self.progress.set(progress);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.tell(|progress| progress.ended = true);
+    }
 }
 
 struct Worker<'a> {
@@ -125,6 +151,8 @@ struct Worker<'a> {
     too_early: bool,
     /// So many answers in a row went on listing what was doubted.
     doubts_in_vain: u32,
+    /// When it may be said again that something was left out.
+    warn_at: Instant,
 
     /// When the registry last confirmed what is known.
     confirmed: Option<std::time::Instant>,
@@ -142,7 +170,9 @@ enum Happened {
 impl<'a> Worker<'a> {
     fn new(seat: &'a mut Seat) -> Self {
         let opts = Arc::clone(&seat.shared.opts);
-        let table = Table::new(&seat.shared.name, &seat.live.get().services);
+        let can = seat.registry.capabilities();
+        let loopback = can.local || can.loopback || !can.shared;
+        let table = Table::new(&seat.shared.name, loopback, &seat.live.get().services);
         // Something is known if an attempt before this one panicked.
         let confirmed = match &seat.live.get().freshness {
             Freshness::Unknown => None,
@@ -165,6 +195,7 @@ impl<'a> Worker<'a> {
             doubted: BTreeSet::new(),
             too_early: false,
             doubts_in_vain: 0,
+            warn_at: now,
             confirmed,
             idle_at: now + look_for_idleness(&opts),
             opts,
@@ -229,10 +260,18 @@ impl<'a> Worker<'a> {
             // A dead node that the registry goes on listing is asked about less and less.
             self.ask_within(SOON * (1 << self.doubts_in_vain.min(5)));
         }
-        let waiting = self.seat.shared.waiting.load(Ordering::Acquire) > 0;
-        if waiting && self.table.is_empty() {
+        if self.is_waited_for() {
             self.ask_within(self.opts.negative_ttl.max(SHORTEST));
+            if self.ask_failures > 0 {
+                // Somebody came while the pauses were long already.
+                self.ask_at = self.ask_at.min(Instant::now() + LONGEST_WAIT);
+            }
         }
+    }
+
+    /// Whether somebody waits for the first node.
+    fn is_waited_for(&self) -> bool {
+        self.table.is_empty() && self.seat.shared.waiting.load(Ordering::Acquire) > 0
     }
 
     fn doubts(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
@@ -287,11 +326,10 @@ impl<'a> Worker<'a> {
         let now = Instant::now();
         self.events = Some(events);
         self.watch_at = now;
-        // What happened before is known by asking from here on.
+        // What happened before is known by asking from here on, also if the last questions failed:
+        // the registry is there again.
         self.too_early = true;
-        if self.ask_failures == 0 {
-            self.ask_at = now;
-        }
+        self.ask_at = now;
     }
 
     fn watch_failed(&mut self, err: Option<&Error>) {
@@ -300,7 +338,9 @@ impl<'a> Worker<'a> {
             self.watch_failures = 0;
         }
         self.watch_failures = self.watch_failures.saturating_add(1);
-        self.watch_at = now + self.backoff(self.watch_failures);
+        // Questions go on meanwhile, so nothing is known later for it than by a refresh.
+        let span = self.opts.ttl.saturating_mul(3) / 2;
+        self.watch_at = now + self.backoff(self.watch_failures, span);
         tracing::debug!(
             service = self.seat.shared.name,
             failures = self.watch_failures,
@@ -320,7 +360,7 @@ impl<'a> Worker<'a> {
         let mut next = Some(event);
         let mut taken = 0;
         while let Some(event) = next.take() {
-            if self.table.apply(&event) == Believed::AskFirst {
+            if self.table.apply(&event, self.opts.clock.now()) == Believed::AskFirst {
                 self.too_early = true;
                 self.ask_within(SOON);
             } else if self.asking.is_some() {
@@ -342,11 +382,33 @@ impl<'a> Worker<'a> {
                 Some(None) => self.watch_failed(None),
             }
         }
+        self.warn();
         self.publish(None);
     }
 
+    /// Says that something was left out, and what; whoever fills a registry with nonsense does not
+    /// fill a log.
+    fn warn(&mut self) -> Option<Refused> {
+        let now = Instant::now();
+        let refused = self.table.take_refused()?;
+        if now >= self.warn_at {
+            self.warn_at = now + QUIET;
+            tracing::warn!(
+                service = self.seat.shared.name,
+                registry = self.seat.shared.backend,
+                node = refused.node,
+                why = refused.why,
+                "the registry lists what is not believed; it is left out"
+            );
+        }
+        Some(refused)
+    }
+
     fn answered(&mut self, answer: &[Service]) {
-        self.ask_failures = 0;
+        if std::mem::take(&mut self.ask_failures) > 0 {
+            let soon = self.opts.jitter(REOPEN_SOON, 0.0);
+            self.watch_at = self.watch_at.min(Instant::now() + soon);
+        }
         // Something came meanwhile that this answer cannot know of. Readers that know nobody at
         // all need not wait for the next one.
         let again = self
@@ -370,7 +432,9 @@ impl<'a> Worker<'a> {
         );
         let doubted = !std::mem::take(&mut self.doubted).is_empty();
         self.since.clear();
-        let ttl = self.opts.jitter(self.opts.ttl, 0.8).max(SHORTEST);
+        // Those that began together are spread over the whole time at once.
+        let from = if self.confirmed.is_none() { 0.1 } else { 0.8 };
+        let ttl = self.opts.jitter(self.opts.ttl, from).max(SHORTEST);
         let (wait, cause) = match taken {
             Taken::Whole => (ttl, None),
             Taken::Empty => (
@@ -383,6 +447,12 @@ impl<'a> Worker<'a> {
             ),
         };
         self.ask_at = again.unwrap_or_else(|| Instant::now() + wait);
+        if self.table.take_denied() {
+            // What it reports and what it lists differ: the list may be behind.
+            let soon = self.opts.jitter(DENIED, 0.5);
+            self.ask_at = self.ask_at.min(Instant::now() + soon);
+        }
+        let refused = self.warn();
         match cause {
             None => {
                 self.confirmed = Some(clock.now());
@@ -394,25 +464,32 @@ impl<'a> Worker<'a> {
             true if doubted => self.doubts_in_vain.saturating_add(1),
             _ => 0,
         };
-        self.report(if self.table.is_empty() {
-            Outcome::Nobody
-        } else {
-            Outcome::Some
+        self.report(match refused {
+            _ if !self.table.is_empty() => Outcome::Some,
+            Some(refused) => Outcome::Refused(format!("{}: {}", refused.node, refused.why)),
+            None => Outcome::Nobody,
         });
     }
 
     fn ask_failed(&mut self, err: &Error) {
         self.ask_failures = self.ask_failures.saturating_add(1);
-        self.ask_at = Instant::now() + self.backoff(self.ask_failures);
+        self.ask_at = Instant::now() + self.backoff(self.ask_failures, self.opts.ttl);
         self.stale(err.to_string());
         self.report(Outcome::Failed(err.to_string()));
     }
 
     /// Full jitter: clients that lost a registry together do not come back together.
-    fn backoff(&self, failures: u32) -> Duration {
+    ///
+    /// Whoever knows nodes is in no hurry, and takes a moment of the whole `span`: a registry that
+    /// restarts meets its whole fleet. Nodes that refuse connections are asked about as ever.
+    fn backoff(&self, failures: u32, span: Duration) -> Duration {
         let longest = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        let wait = self.opts.jitter(longest.min(LONGEST_BACKOFF), 0.0);
-        wait.max(SHORTEST)
+        let longest = match (self.table.is_empty(), self.is_waited_for()) {
+            (false, _) => span,
+            (true, true) => longest.min(LONGEST_WAIT),
+            (true, false) => longest.min(LONGEST_BACKOFF),
+        };
+        self.opts.jitter(longest, 0.0).max(SHORTEST)
     }
 
     fn stale(&mut self, cause: String) {
@@ -451,12 +528,12 @@ impl<'a> Worker<'a> {
             freshness,
         });
         // Those who wait for the first node look again.
-        self.seat.progress.send_modify(|_| {});
+        self.seat.tell(|_| {});
     }
 
     fn report(&self, outcome: Outcome) {
         let now = self.opts.clock.now();
-        self.seat.progress.send_modify(|progress| {
+        self.seat.tell(|progress| {
             progress.answers += 1;
             progress.last = Some((now, outcome));
         });

@@ -219,6 +219,14 @@ pub struct Capabilities {
     pub shared: bool,
     /// Only this machine can see it, so that loopback addresses make sense in it.
     pub local: bool,
+    /// A loopback address in it is one of this machine, though others may see the directory too:
+    /// its servers all run here, its owner wrote the addresses, or it looks where an address
+    /// comes from.
+    ///
+    /// Without this or [`local`](Self::local), the resolver leaves loopback addresses of a
+    /// [`shared`](Self::shared) registry out: another machine's `127.0.0.1` is not ours, and would
+    /// lead calls to whatever listens here.
+    pub loopback: bool,
 }
 
 impl Capabilities {
@@ -240,6 +248,13 @@ impl Capabilities {
     #[must_use]
     pub const fn with_local(mut self, local: bool) -> Self {
         self.local = local;
+        self
+    }
+
+    /// Sets [`loopback`](Self::loopback).
+    #[must_use]
+    pub const fn with_loopback(mut self, loopback: bool) -> Self {
+        self.loopback = loopback;
         self
     }
 }

@@ -138,14 +138,14 @@ impl Directory {
         self.own.values().filter_map(|own| own.expires).min()
     }
 
-    /// Takes what another program announces.
-    pub(crate) fn see(&mut self, fullname: &str, key: &Key, entry: Entry) {
+    /// Takes what another program announces; says whether it is anything new.
+    pub(crate) fn see(&mut self, fullname: &str, key: &Key, entry: Entry) -> bool {
         let known = self.seen.get(fullname);
         if let Some(known) = known
             && known.key == *key
             && known.entry == entry
         {
-            return;
+            return false;
         }
         if known.is_none() && self.seen.len() >= MOST_SEEN {
             if !std::mem::replace(&mut self.flooded, true) {
@@ -153,7 +153,7 @@ impl Directory {
                     "more than {MOST_SEEN} instances are announced; the rest is ignored"
                 );
             }
-            return;
+            return false;
         }
         // It may be another node by now.
         if known.is_some_and(|known| known.key != *key) {
@@ -170,6 +170,7 @@ impl Directory {
             let names = directory.names.entry(key.clone()).or_default();
             names.insert(fullname.to_owned());
         });
+        true
     }
 
     /// Forgets what another program announced.
@@ -322,6 +323,30 @@ mod tests {
             addresses: Vec::new(),
             port: 1,
         }
+    }
+
+    #[test]
+    fn s50_a_million_fake_instances_leave_room_and_our_own() {
+        let mut directory = Directory::default();
+        let service = Service::new("greeter", "v1");
+        let node = Node::new("own", "127.0.0.1:1");
+        directory.put_own(&service, &node, announced("own"), None);
+        let mut entry = entry("fake", "10.0.0.1:1", "1");
+        for i in 0..1_000_000 {
+            entry.node.id.clear();
+            entry.node.id.push_str(&i.to_string());
+            let key = key(&entry.node.id);
+            directory.see(&key.2, &key, entry.clone());
+        }
+        assert_eq!(directory.seen.len(), MOST_SEEN);
+        assert_eq!(directory.names.len(), MOST_SEEN);
+        let found = directory.get(Some("greeter")).remove(0);
+        assert_eq!(found.nodes.len(), MOST_SEEN + 1);
+        assert!(found.nodes.iter().any(|node| node.id == "own"));
+        // What leaves makes room again.
+        directory.lose("0");
+        directory.see("late", &key("late"), entry);
+        assert!(directory.has_seen("late"));
     }
 
     fn kinds(receiver: &mut mpsc::Receiver<Event>) -> Vec<EventKind> {

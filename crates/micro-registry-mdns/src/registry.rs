@@ -1,6 +1,6 @@
 //! The registry: a directory of what is announced, kept by tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) asked: HashMap<String, Instant>,
     /// Those of them that it has not told of yet, and until when it may.
     pub(crate) silent: HashMap<String, Instant>,
+    /// Those of them that were asked because they were due, and not because of a goodbye.
+    pub(crate) checked: HashSet<String>,
     /// Instances that we took back ourselves, until then.
     pub(crate) echoes: HashMap<String, Instant>,
     /// What need not be said twice.
@@ -100,6 +102,8 @@ pub(crate) struct Ear {
     pub(crate) asked: Instant,
     /// When to ask again because an instance fell silent: it may only have been missed.
     pub(crate) again: Option<Instant>,
+    /// Until when those are looked for that fell silent.
+    pub(crate) missing_until: Option<Instant>,
     /// Tells the task to ask again.
     ask: Arc<Notify>,
     task: AbortHandle,
@@ -268,6 +272,7 @@ impl Shared {
                 open: false,
                 asked: now,
                 again: None,
+                missing_until: None,
                 ask,
                 task: self.runtime.spawn(task).abort_handle(),
             });
@@ -385,6 +390,8 @@ impl Registry for MdnsRegistry {
             .with_ttl(true)
             .with_shared(true)
             .with_local(!interfaces.is_empty() && interfaces.iter().all(loopback))
+            // Loopback addresses are believed only if they were heard on a loopback interface.
+            .with_loopback(true)
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {

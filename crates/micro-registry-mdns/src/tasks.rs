@@ -26,6 +26,14 @@ const LONGEST_NAP: Duration = Duration::from_millis(500);
 /// An instance that fell silent is looked for once more, so much later, but not too often.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
 const ASK_PAUSE: Duration = Duration::from_secs(10);
+/// Instances that fell silent are looked for so often, for so long after the last one did.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
+const LOOK_FOR: Duration = Duration::from_secs(300);
+/// An instance that seems to leave has so long to contradict: answers take up to 120 ms (RFC 6762
+/// section 6).
+const CONFIRM: Duration = Duration::from_millis(300);
+/// However many seem to leave, they are asked for no more often than this.
+const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells the daemon what it is to do, and does what is due.
 pub(crate) async fn keep(shared: Arc<Shared>) {
@@ -46,6 +54,11 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             {
                 if again <= now {
                     ear.ask_again(now);
+                    if ear.missing_until.is_some_and(|until| now < until) {
+                        let later = now + jittered(&shared, LOOK_EVERY);
+                        ear.again = Some(later);
+                        next = next.min(later);
+                    }
                 } else {
                     next = next.min(again);
                 }
@@ -145,11 +158,11 @@ fn lose_silent(state: &mut State, now: Instant) -> Instant {
         due.map(|(fullname, _)| fullname.clone()).collect()
     };
     for fullname in due(&state.silent) {
-        state.silent.remove(&fullname);
+        let silence = state.checked.remove(&fullname);
         if state.directory.has_seen(&fullname) {
-            state.directory.lose(&fullname);
-            state.checks.remove(&fullname);
+            lose(state, &fullname, now, silence);
         }
+        state.silent.remove(&fullname);
     }
     let answered = due(&state.asked);
     if !answered.is_empty()
@@ -160,11 +173,37 @@ fn lose_silent(state: &mut State, now: Instant) -> Instant {
     for fullname in answered {
         state.asked.remove(&fullname);
         if state.directory.has_seen(&fullname) {
+            state.checked.insert(fullname.clone());
             state.silent.insert(fullname, now + LONGEST_NAP);
         }
     }
     let times = state.asked.values().chain(state.silent.values());
     times.min().copied().unwrap_or(now + LOOK_FOR_IDLE)
+}
+
+/// Takes an instance out, and looks for it once more later: it may only have been missed.
+///
+/// One that fell silent may be behind a network that is cut, which nobody says when it heals: it
+/// is looked for again and again for a while.
+fn lose(state: &mut State, fullname: &str, now: Instant, silence: bool) {
+    state.directory.lose(fullname);
+    state.checks.remove(fullname);
+    state.silent.remove(fullname);
+    state.checked.remove(fullname);
+    if let Some(ear) = &mut state.ear {
+        let again = (ear.asked + ASK_PAUSE).max(now + SECOND_LOOK);
+        let again = *ear.again.get_or_insert(again);
+        if silence {
+            ear.missing_until = Some(now + LOOK_FOR);
+            ear.again = Some(again.min(now + LOOK_EVERY));
+        }
+    }
+}
+
+/// Between three quarters of a span and the whole, so that not all ask at once.
+fn jittered(shared: &Shared, span: Duration) -> Duration {
+    let part = u32::try_from(shared.random.next_u64() % 250).unwrap_or_default();
+    span * (750 + part) / 1000
 }
 
 fn patience(ttl: Duration) -> Duration {
@@ -246,19 +285,7 @@ impl Shared {
     fn hear(&self, event: ServiceEvent) {
         match event {
             ServiceEvent::ServiceResolved(resolved) => self.see(&resolved),
-            ServiceEvent::ServiceRemoved(_, fullname) => {
-                let mut state = self.lock();
-                if !state.directory.has_seen(&fullname) {
-                    return;
-                }
-                state.directory.lose(&fullname);
-                state.checks.remove(&fullname);
-                if let Some(ear) = &mut state.ear {
-                    let again = (ear.asked + ASK_PAUSE).max(Instant::now() + SECOND_LOOK);
-                    ear.again.get_or_insert(again);
-                    self.wake.notify_one();
-                }
-            }
+            ServiceEvent::ServiceRemoved(_, fullname) => self.removed(&fullname),
             ServiceEvent::SearchStarted(text) => {
                 if let Some(ear) = &mut self.lock().ear {
                     ear.open = true;
@@ -271,6 +298,33 @@ impl Shared {
             }
             _ => {}
         }
+    }
+
+    /// The daemon heard a goodbye, or nothing any more.
+    ///
+    /// Anybody can say goodbye in another's name, so whoever seems to leave is asked for, and has
+    /// a moment to answer. What was asked already has had its time.
+    fn removed(&self, fullname: &str) {
+        let mut state = self.lock();
+        if !state.directory.has_seen(fullname) {
+            return;
+        }
+        let now = Instant::now();
+        let asked = state.asked.remove(fullname).is_some() | state.silent.contains_key(fullname);
+        match &mut state.ear {
+            Some(ear) if !asked => {
+                let ask = (ear.asked + CONFIRM_PAUSE).max(now);
+                if ask == now {
+                    ear.ask_again(now);
+                } else {
+                    ear.again = Some(ear.again.map_or(ask, |again| again.min(ask)));
+                }
+                state.silent.insert(fullname.to_owned(), ask + CONFIRM);
+            }
+            // It was asked, and has not answered.
+            _ => lose(&mut state, fullname, now, true),
+        }
+        self.wake.notify_one();
     }
 
     fn see(&self, resolved: &ResolvedService) {
@@ -296,7 +350,9 @@ impl Shared {
         if let Some(wanted) = state.wanted.get_mut(&key.0) {
             wanted.changed = now;
         }
-        state.directory.see(fullname, &key, entry);
+        let news = state.directory.see(fullname, &key, entry);
+        state.checked.remove(fullname);
+        state.silent.remove(fullname);
         if let Some(ttl) = announcement.ttl
             && state.directory.has_seen(fullname)
         {
@@ -305,11 +361,12 @@ impl Shared {
                 ttl,
                 at: now + pause(self, ttl),
             };
-            if state.silent.remove(fullname).is_none() && !state.silent.is_empty() {
-                // Told because another one is looked for: that is no sign of life.
-                state.checks.entry(fullname.clone()).or_insert(check);
-            } else {
+            if news {
                 state.checks.insert(fullname.clone(), check);
+            } else {
+                // The daemon tells what it knows whenever it is asked: that is no sign of life,
+                // and does not put off the question for one.
+                state.checks.entry(fullname.clone()).or_insert(check).ttl = ttl;
             }
             self.wake.notify_one();
         }
@@ -369,6 +426,7 @@ impl Shared {
         state.checks.clear();
         state.asked.clear();
         state.silent.clear();
+        state.checked.clear();
         tracing::debug!("multicast DNS was not heard in time");
     }
 }

@@ -390,6 +390,19 @@ mod tests {
     }
 
     #[test]
+    fn s48_more_text_than_is_ever_announced_is_refused() {
+        // 64 KiB as DNS can carry it; nothing is packed, so nothing grows when it is read.
+        let mut bomb = vec![("service".to_owned(), b"greeter".to_vec())];
+        bomb.extend((0..256).map(|i| (format!("n.{i}"), vec![b'x'; 250])));
+        assert_eq!(decode(&bomb), None);
+        let garbage = vec![
+            ("service".to_owned(), b"greeter".to_vec()),
+            ("j0".to_owned(), b"789c4b4c4c".to_vec()),
+        ];
+        assert_eq!(decode(&garbage), None);
+    }
+
+    #[test]
     fn what_is_not_ours_is_none() {
         let strings = |pairs: &[(&str, &[u8])]| -> Strings {
             pairs

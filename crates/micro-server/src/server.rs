@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use micro_core::{Clock, Error, ErrorKind, Live, LiveWriter, Random, Result};
 use micro_registry_core::{
@@ -25,6 +25,8 @@ use crate::{
     models,
 };
 
+/// When the program started, in milliseconds since 1970, in a node's metadata.
+const GENERATION: &str = "micro-generation";
 /// How long one attempt to register or deregister may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How many attempts to register [`Server::start`] waits for; it begins none after [`ATTEMPT`].
@@ -177,6 +179,7 @@ impl Server {
             ttl: options.register_ttl,
             interval: options.register_interval,
             seen: false,
+            ever_registered: false,
             clock: options.clock,
             random: options.random,
         };
@@ -274,6 +277,12 @@ fn node(
     ] {
         node.metadata.insert(key.to_owned(), value.to_owned());
     }
+    // Two programs that are given one id are told apart by it: what the earlier one registered
+    // does not replace, nor come back after, what the later one did.
+    let since_1970 = options.clock.wall().duration_since(UNIX_EPOCH);
+    let generation = since_1970.map_or(0, |since| since.as_millis());
+    node.metadata
+        .insert(GENERATION.to_owned(), generation.to_string());
     node.metadata.extend(options.metadata.clone());
     // Those who dial must be able to rely on what the transport says.
     node.metadata.extend(advertised);
@@ -491,6 +500,7 @@ struct Supervisor {
     interval: Duration,
     /// Whether others may have seen the node in the registry.
     seen: bool,
+    ever_registered: bool,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -613,6 +623,8 @@ impl Supervisor {
                     }
                 }
             }
+            let first_success = registered && !self.ever_registered;
+            self.ever_registered |= registered;
             let enough = registered
                 || failures >= FIRST_ATTEMPTS
                 || self.clock.now().saturating_duration_since(began) >= ATTEMPT;
@@ -620,13 +632,13 @@ impl Supervisor {
                 // If nobody waits any more, `commands` says so.
                 let _ = first.send(Ok(()));
             }
-            pause = self.pause(failures);
+            pause = self.pause(failures, first_success);
         }
     }
 
-    /// The time to the next attempt, give or take a tenth, so that a fleet started at once does
-    /// not stay in step.
-    fn pause(&self, failures: u32) -> Duration {
+    /// The time to the next attempt, by chance, so that a fleet started at once, or one that met
+    /// the same fault, does not stay in step. What the registry lost is back within the interval.
+    fn pause(&self, failures: u32, first: bool) -> Duration {
         let usual = if self.interval.is_zero() {
             Duration::MAX
         } else {
@@ -634,15 +646,22 @@ impl Supervisor {
         };
         let pause = match failures.checked_sub(1) {
             None if usual == Duration::MAX => return usual,
-            None => usual,
+            // Those that started together are spread over the interval.
+            None if first => return self.share(usual, 10),
+            None => return self.share(usual, 80),
             // A registry that is back is found within the interval, at most 10 s.
             Some(doublings) => BACKOFF
                 .saturating_mul(1 << doublings.min(10))
                 .min(usual)
                 .min(Duration::from_secs(10)),
         };
-        let percent = 90 + u32::try_from(self.random.next_u64() % 21).unwrap_or(10);
-        pause / 100 * percent
+        self.share(pause, 10)
+    }
+
+    /// A part of the whole, by chance, but not less than so many percent.
+    fn share(&self, whole: Duration, least: u64) -> Duration {
+        let percent = least + self.random.next_u64() % (101 - least);
+        whole / 100 * u32::try_from(percent).unwrap_or(100)
     }
 
     /// Closes everything at once.
