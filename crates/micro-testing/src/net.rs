@@ -1,11 +1,12 @@
 //! The network between hosts: what is slow, silent or broken.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use micro_core::{Error, ErrorKind, SeededRandom};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::history::History;
@@ -18,8 +19,11 @@ pub(crate) const REGISTRY: &str = "registry";
 #[derive(Debug)]
 pub(crate) struct Net {
     state: Mutex<State>,
-    /// Tells those who wait that something changed.
-    changed: watch::Sender<()>,
+    /// Tells those who wait that something changed. Not a `watch`: that wakes them in an order
+    /// of its own chance.
+    changed: Notify,
+    /// How long everything takes that goes over the network.
+    latency: Duration,
     pub(crate) history: History,
     /// Chance of the faults, apart from that of the system, so that the one does not depend on
     /// how often the other draws.
@@ -47,10 +51,11 @@ struct Faults {
 }
 
 impl Net {
-    pub(crate) fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, latency: Duration) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
-            changed: watch::Sender::new(()),
+            changed: Notify::new(),
+            latency,
             history: History::new(),
             random: SeededRandom::new(seed.rotate_left(32) ^ 0x6661_756c_7473),
         })
@@ -66,7 +71,7 @@ impl Net {
 
     fn change(&self, host: &str, change: impl FnOnce(&mut Faults)) {
         change(self.lock().hosts.entry(host.to_owned()).or_default());
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     pub(crate) fn delay(&self, host: &str, delay: Option<(Duration, Duration)>) {
@@ -97,13 +102,13 @@ impl Net {
     /// Lets nothing through from one host to the other.
     pub(crate) fn cut(&self, from: &str, to: &str) {
         self.lock().cuts.insert((from.to_owned(), to.to_owned()));
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Ends all cuts that `picked` picks.
     pub(crate) fn mend(&self, mut picked: impl FnMut(&str, &str) -> bool) {
         self.lock().cuts.retain(|(from, to)| !picked(from, to));
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Ends all that is wrong with a host itself.
@@ -123,17 +128,24 @@ impl Net {
 
     fn is_cut(&self, from: &str, to: &str) -> bool {
         let state = self.lock();
-        let silent = |host: &str| state.hosts.get(host).is_some_and(|host| host.silent);
+        // A node that swallows calls still speaks to the registry.
+        let silent = |host: &str, other: &str| {
+            other != REGISTRY && state.hosts.get(host).is_some_and(|host| host.silent)
+        };
         let cut = || state.cuts.contains(&(from.to_owned(), to.to_owned()));
-        silent(from) || silent(to) || cut()
+        silent(from, to) || silent(to, from) || cut()
     }
 
     /// Waits until the state is so.
     async fn until(&self, so: impl Fn(&Self) -> bool) {
-        let mut changed = self.changed.subscribe();
-        while !so(self) {
-            // The sender is in `self`: it is there.
-            let _ = changed.changed().await;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // In line before looking: a change between the two is not missed.
+            changed.as_mut().enable();
+            if so(self) {
+                return;
+            }
+            changed.await;
         }
     }
 }
@@ -168,9 +180,13 @@ impl Line {
     pub(crate) async fn there(&self) {
         let open = |net: &Net| !net.is_cut(&self.from, &self.to);
         self.net.until(open).await;
+        let mut takes = self.net.latency;
         if let Some((least, most)) = self.net.faults(&self.to).delay {
             let span = most.saturating_sub(least);
-            sleep(least + span.mul_f64(seed::share(&self.net.random))).await;
+            takes += least + span.mul_f64(seed::share(&self.net.random));
+        }
+        if !takes.is_zero() {
+            sleep(takes).await;
         }
         self.net.until(open).await;
     }
@@ -208,11 +224,13 @@ impl Line {
 
     /// Counts a request in, which may be made to fail.
     pub(crate) fn arrive(&self) -> Result<(), Error> {
-        let mut fail = None;
-        self.net.change(&self.to, |faults| {
+        // Nobody waits for this, so nobody is woken.
+        let fail = {
+            let mut state = self.net.lock();
+            let faults = state.hosts.entry(self.to.to_string()).or_default();
             faults.calls += 1;
-            fail = faults.fail;
-        });
+            faults.fail
+        };
         match fail {
             Some((part, kind)) if seed::share(&self.net.random) < part => {
                 Err(Error::new(kind, "this node was told to fail")

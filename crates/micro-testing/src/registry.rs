@@ -73,12 +73,15 @@ impl FaultRegistry {
         ask: impl FnOnce(MemoryRegistry) -> F + Send,
         told: impl FnOnce(&T) -> String + Send,
     ) -> Result<T> {
-        if self.killed.load(Ordering::Relaxed) {
-            return Err(Error::unavailable("this program was killed").with_retryable(false));
-        }
+        let killed = || match self.killed.load(Ordering::Relaxed) {
+            true => Err(Error::unavailable("this program was killed").with_retryable(false)),
+            false => Ok(()),
+        };
+        killed()?;
         let breaks = self.line.breaks();
         let answered = async {
             self.line.there().await;
+            killed()?;
             if self.line.refuses() {
                 return Err(refused());
             }
@@ -137,8 +140,7 @@ impl Registry for FaultRegistry {
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
         let what = format!("register {}", nodes(std::slice::from_ref(service)));
-        let ask =
-            |registry: MemoryRegistry| async move { registry.register(service, opts).await };
+        let ask = |registry: MemoryRegistry| async move { registry.register(service, opts).await };
         self.ask(&what, ask, |()| "ok".to_owned()).await
     }
 
@@ -151,8 +153,7 @@ impl Registry for FaultRegistry {
 
     async fn get_service(&self, name: &str, opts: GetOptions) -> Result<Vec<Service>> {
         let what = format!("get {name}");
-        let ask =
-            |registry: MemoryRegistry| async move { registry.get_service(name, opts).await };
+        let ask = |registry: MemoryRegistry| async move { registry.get_service(name, opts).await };
         self.ask(&what, ask, |services| nodes(services)).await
     }
 
