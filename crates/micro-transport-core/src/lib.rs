@@ -15,6 +15,8 @@ mod limits;
 mod message;
 mod method;
 mod middleware;
+mod policy;
+mod pushback;
 mod tls;
 mod traits;
 
@@ -24,6 +26,10 @@ pub use self::message::{
 };
 pub use self::method::{ContractSpec, MethodKind, MethodSpec};
 pub use self::middleware::{Endpoint, Middleware, Next};
+pub use self::policy::{
+    BudgetPolicy, Effective, HedgeDelay, HedgePolicy, LimitPolicy, Policies, Policy, RetryPolicy,
+};
+pub use self::pushback::ErrorExt;
 pub use self::tls::TlsIdentity;
 pub use self::traits::{
     Connection, DialOptions, Handler, ListenOptions, Listener, Stop, Transport,

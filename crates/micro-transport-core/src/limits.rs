@@ -22,6 +22,9 @@ pub struct Limits {
     pub connections_per_peer: usize,
     /// The most calls at once on one connection. Default 256.
     pub calls_per_connection: usize,
+    /// The largest message, either way, that travels on a transport's way for small calls. Default
+    /// 16 KiB. A larger one travels by itself, so that it holds up no small ones.
+    pub lane_message: usize,
     /// The time for TLS and protocol negotiation. Default 5 s.
     pub handshake: Duration,
     /// The time for a request's headers to arrive once they have begun. Default 10 s.
@@ -53,6 +56,7 @@ impl Default for Limits {
             connections: 4096,
             connections_per_peer: 1024,
             calls_per_connection: 256,
+            lane_message: 16 << 10,
             handshake: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             call: Duration::from_secs(60),
@@ -87,6 +91,7 @@ setters! {
     with_connections connections: usize,
     with_connections_per_peer connections_per_peer: usize,
     with_calls_per_connection calls_per_connection: usize,
+    with_lane_message lane_message: usize,
     with_handshake handshake: Duration,
     with_header_timeout header_timeout: Duration,
     with_call call: Duration,

@@ -88,6 +88,9 @@ pub struct Request {
     pub content_type: Cow<'static, str>,
     /// Who calls; set by the listener.
     pub peer: Option<Arc<Peer>>,
+    /// The registry name of the service that is called, for a client's middleware; it does not
+    /// travel.
+    pub service: Option<Arc<str>>,
     /// The message or messages.
     pub body: Body,
 }
@@ -105,6 +108,7 @@ impl Request {
             metadata: Metadata::new(),
             content_type: content_type.into(),
             peer: None,
+            service: None,
             body,
         }
     }
@@ -123,6 +127,13 @@ impl Request {
         self
     }
 
+    /// Sets the service that is called.
+    #[must_use]
+    pub fn with_service(mut self, service: impl Into<Arc<str>>) -> Self {
+        self.service = Some(service.into());
+        self
+    }
+
     /// A copy to be sent again; `None` for a stream, which cannot be.
     #[must_use]
     pub fn try_clone(&self) -> Option<Self> {
@@ -134,6 +145,7 @@ impl Request {
             metadata: self.metadata.clone(),
             content_type: self.content_type.clone(),
             peer: self.peer.clone(),
+            service: self.service.clone(),
             body: Body::Message(message.clone()),
         })
     }
