@@ -99,6 +99,27 @@ pub(super) const SERVERS: &[Server] = &[
         ],
         ready: Ready::Log("Server startup complete"),
     },
+    // No package of Debian's: it is built from its Go modules, once, in some minutes.
+    Server {
+        name: "consul",
+        packages: &["golang-go"],
+        programs: &["go", "sh"],
+        url: "consul://127.0.0.1:28500",
+        // Go keeps modules and what it builds in our home.
+        keeps_user: true,
+        files: &[
+            ("go.mod", CONSUL_MODULE),
+            ("build.sh", CONSUL_BUILD),
+            ("run.sh", CONSUL_RUN),
+        ],
+        prepare: &[&["sh", "{dir}/build.sh"]],
+        processes: &[process(&["sh", "{dir}/run.sh"])],
+        ready: Ready::Talk {
+            port: 28500,
+            say: "GET /v1/status/leader HTTP/1.0\r\n\r\n",
+            answer: "127.0.0.1:28300",
+        },
+    },
     Server {
         name: "etcd",
         packages: &["etcd-server"],
@@ -119,6 +140,39 @@ pub(super) const SERVERS: &[Server] = &[
         ])],
         ready: Ready::Talk {
             port: 22379,
+            say: "GET /health HTTP/1.0\r\n\r\n",
+            answer: "true",
+        },
+    },
+    // The same over TLS, with a certificate of the client's, a password, and rights to one prefix.
+    Server {
+        name: "etcd_tls",
+        packages: &["etcd-server", "openssl", "curl"],
+        programs: &["etcd", "openssl", "curl", "sh"],
+        url: "etcd://micro:hunter2@127.0.0.1:22381?ca={dir}/ca.crt&cert={dir}/client.crt&key={dir}/client.key",
+        keeps_user: false,
+        files: &[
+            ("openssl.conf", ETCD_CERTIFICATES),
+            ("prepare.sh", ETCD_PREPARE),
+        ],
+        prepare: &[&["sh", "-eu", "{dir}/prepare.sh", "{dir}"]],
+        processes: &[process(&[
+            "etcd",
+            "--data-dir={dir}/data",
+            "--listen-client-urls=https://127.0.0.1:22381",
+            "--advertise-client-urls=https://127.0.0.1:22381",
+            "--listen-peer-urls=http://127.0.0.1:22382",
+            "--initial-advertise-peer-urls=http://127.0.0.1:22382",
+            "--initial-cluster=default=http://127.0.0.1:22382",
+            "--listen-metrics-urls=http://127.0.0.1:22383",
+            "--client-cert-auth",
+            "--trusted-ca-file={dir}/ca.crt",
+            "--cert-file={dir}/server.crt",
+            "--key-file={dir}/server.key",
+            "--unsafe-no-fsync",
+        ])],
+        ready: Ready::Talk {
+            port: 22383,
             say: "GET /health HTTP/1.0\r\n\r\n",
             answer: "true",
         },
@@ -145,6 +199,96 @@ pub(super) const SERVERS: &[Server] = &[
         ])],
         ready: Ready::Talk {
             port: 28222,
+            say: "GET /healthz HTTP/1.0\r\n\r\n",
+            answer: "ok",
+        },
+    },
+    // The same over TLS, with a certificate of the client's and a password: what a careful fleet runs.
+    Server {
+        name: "nats_tls",
+        packages: &["nats-server", "openssl"],
+        programs: &["nats-server", "openssl", "chmod"],
+        url: "nats://micro:hunter2@127.0.0.1:24223?ca={dir}/ca.crt&cert={dir}/client.crt&key={dir}/client.key",
+        keeps_user: false,
+        files: &[
+            ("nats.conf", NATS_TLS_CONF),
+            ("openssl.conf", NATS_TLS_CERTIFICATES),
+        ],
+        prepare: &[
+            &[
+                "openssl",
+                "req",
+                "-config",
+                "{dir}/openssl.conf",
+                "-x509",
+                "-extensions",
+                "authority",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                "/CN=micro test authority",
+                "-keyout",
+                "{dir}/ca.key",
+                "-out",
+                "{dir}/ca.crt",
+            ],
+            &[
+                "openssl",
+                "req",
+                "-config",
+                "{dir}/openssl.conf",
+                "-x509",
+                "-CA",
+                "{dir}/ca.crt",
+                "-CAkey",
+                "{dir}/ca.key",
+                "-extensions",
+                "leaf",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                "/CN=server",
+                "-keyout",
+                "{dir}/server.key",
+                "-out",
+                "{dir}/server.crt",
+            ],
+            &[
+                "openssl",
+                "req",
+                "-config",
+                "{dir}/openssl.conf",
+                "-x509",
+                "-CA",
+                "{dir}/ca.crt",
+                "-CAkey",
+                "{dir}/ca.key",
+                "-extensions",
+                "leaf",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                "/CN=client",
+                "-keyout",
+                "{dir}/client.key",
+                "-out",
+                "{dir}/client.crt",
+            ],
+            // Tests read them as whoever they run as.
+            &["chmod", "0644", "{dir}/client.key"],
+        ],
+        processes: &[process(&["nats-server", "-c", "{dir}/nats.conf"])],
+        ready: Ready::Talk {
+            port: 28223,
             say: "GET /healthz HTTP/1.0\r\n\r\n",
             answer: "ok",
         },
@@ -248,3 +392,111 @@ publish-hinfo=no
 [wide-area]
 enable-wide-area=no
 ";
+
+const NATS_TLS_CONF: &str = "\
+listen: 127.0.0.1:24223
+http: 127.0.0.1:28223
+authorization { user: micro, password: hunter2 }
+tls {
+  cert_file: \"{dir}/server.crt\"
+  key_file: \"{dir}/server.key\"
+  ca_file: \"{dir}/ca.crt\"
+  verify: true
+}
+";
+
+const NATS_TLS_CERTIFICATES: &str = "\
+[req]
+distinguished_name=name
+[name]
+[authority]
+basicConstraints=critical,CA:TRUE
+keyUsage=critical,keyCertSign,cRLSign
+[leaf]
+basicConstraints=critical,CA:FALSE
+extendedKeyUsage=serverAuth,clientAuth
+subjectAltName=DNS:localhost,IP:127.0.0.1
+";
+
+/// Consul's own manifest has replacements that only hold in its repository; these are the modules
+/// that stand for them.
+const CONSUL_MODULE: &str = "\
+module consul
+
+go 1.26
+
+require (
+    github.com/hashicorp/consul v1.22.7
+    github.com/hashicorp/consul/api v1.34.1
+)
+
+exclude (
+    github.com/hashicorp/go-msgpack v1.1.5
+    github.com/hashicorp/go-msgpack v1.1.6
+)
+";
+
+// A server's home is its folder, which is not kept: Go's is the user's own.
+const CONSUL_BUILD: &str = r#"set -e
+HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"
+export HOME CGO_ENABLED=0
+consul="$(go env GOPATH)/bin/consul"
+if "$consul" version 2>/dev/null | grep -q '^Consul v1.22.7$'; then exit 0; fi
+cd "$(dirname "$0")"
+go build -mod=mod -buildvcs=false -trimpath -ldflags '-s -w' -o "$consul" github.com/hashicorp/consul
+"#;
+
+const CONSUL_RUN: &str = r#"HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"
+export HOME
+exec "$(go env GOPATH)/bin/consul" agent -dev -node=micro -log-level=warn \
+    -bind=127.0.0.1 -client=127.0.0.1 -http-port=28500 -dns-port=-1 -grpc-port=-1 \
+    -grpc-tls-port=-1 -server-port=28300 -serf-lan-port=28301 -serf-wan-port=-1
+"#;
+
+const ETCD_CERTIFICATES: &str = "\
+[req]
+distinguished_name=name
+[name]
+[authority]
+basicConstraints=critical,CA:TRUE
+keyUsage=critical,keyCertSign,cRLSign
+[leaf]
+basicConstraints=critical,CA:FALSE
+extendedKeyUsage=serverAuth,clientAuth
+subjectAltName=DNS:localhost,IP:127.0.0.1
+";
+
+/// Certificates, then users: authentication can only be turned on in an etcd that runs.
+const ETCD_PREPARE: &str = r#"cd "$1"
+certificate() {
+    name=$1 kind=$2
+    shift 2
+    openssl req -config openssl.conf -x509 -extensions "$kind" -newkey rsa:2048 -nodes -days 30 \
+        -subj "/CN=$name" -keyout "$name.key" -out "$name.crt" "$@"
+}
+certificate ca authority
+certificate server leaf -CA ca.crt -CAkey ca.key
+certificate client leaf -CA ca.crt -CAkey ca.key
+# Tests read it as whoever they run as.
+chmod 0644 client.key
+
+etcd --data-dir=data --unsafe-no-fsync \
+    --listen-client-urls=http://127.0.0.1:22381 --advertise-client-urls=http://127.0.0.1:22381 \
+    --listen-peer-urls=http://127.0.0.1:22382 \
+    --initial-advertise-peer-urls=http://127.0.0.1:22382 \
+    --initial-cluster=default=http://127.0.0.1:22382 &
+etcd=$!
+trap 'kill "$etcd"; wait "$etcd" || true' EXIT
+call() {
+    curl --silent --show-error --fail --retry 50 --retry-delay 1 --retry-connrefused \
+        --data "$2" "http://127.0.0.1:22381/v3/auth/$1"
+}
+call user/add '{"name":"root","password":"root"}'
+call user/grant '{"user":"root","role":"root"}'
+call role/add '{"name":"micro"}'
+# The prefix "/micro/", from there to "/micro0".
+call role/grant '{"name":"micro","perm":{"permType":"READWRITE","key":"L21pY3JvLw==","range_end":"L21pY3JvMA=="}}'
+call user/add '{"name":"micro","password":"hunter2"}'
+call user/grant '{"user":"micro","role":"micro"}'
+call enable '{}'
+"#;
