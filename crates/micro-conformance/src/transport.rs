@@ -486,10 +486,13 @@ impl Server {
         });
         let (stop, stopped) = Live::channel(Stop::Run);
         let address = listener.address();
+        // As discovery does: what the listener advertises is known to those who dial it.
+        let mut setup = setup.clone();
+        setup.dial.metadata.extend(listener.advertise());
         let handler: Arc<dyn Handler> = Arc::<Service>::clone(&service);
         Self {
             address,
-            setup: setup.clone(),
+            setup,
             service,
             stop,
             serving: tokio::spawn(listener.serve(handler, stopped)),

@@ -78,6 +78,15 @@ pub(crate) fn grpc_of(codec: &str) -> Result<HeaderValue> {
     })
 }
 
+/// A codec's content type as the other side would read it from a gRPC content type.
+pub(crate) fn codec_name(codec: &str) -> Cow<'static, str> {
+    if let Some((_, known, _)) = KNOWN.iter().find(|(_, known, _)| *known == codec) {
+        return Cow::Borrowed(known);
+    }
+    let suffix = codec.strip_prefix("application/").unwrap_or(codec);
+    Cow::Owned(format!("application/{}", suffix.to_ascii_lowercase()))
+}
+
 /// A plain content type without its parameters, in lower case.
 pub(crate) fn plain(content_type: &[u8]) -> Option<Cow<'static, str>> {
     let end = content_type
@@ -308,7 +317,7 @@ fn put_known(
 }
 
 /// Whether a value differs from call to call, so that the compression table is no place for it.
-fn is_unique(name: &[u8]) -> bool {
+pub(crate) fn is_unique(name: &[u8]) -> bool {
     matches!(
         name,
         b"traceparent" | b"tracestate" | b"x-request-id" | b"micro-trace-id" | b"micro-span-id"

@@ -54,6 +54,7 @@ mod frame;
 mod headers;
 mod io;
 mod known;
+mod lane;
 mod outgoing;
 mod server;
 mod status;
@@ -61,8 +62,9 @@ mod time;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
+mod turn;
 
-pub use self::config::GrpcConfig;
+pub use self::config::{GrpcConfig, LaneStats};
 pub use self::driver::GrpcDriver;
 pub use self::transport::GrpcTransport;
 

@@ -118,6 +118,31 @@ pub(crate) fn put(err: &Error, trailers: &mut HeaderMap) {
     }
 }
 
+/// An error as an encoded `google.rpc.Status`.
+pub(crate) fn encode(err: &Error) -> Vec<u8> {
+    Status {
+        code: i32::try_from(err.kind().code()).unwrap_or(2),
+        message: shortened(err.message()).to_owned(),
+        details: any_details(err),
+    }
+    .encode_to_vec()
+}
+
+/// What [`encode`] wrote. Anything else is an error too.
+pub(crate) fn decode(status: Bytes) -> Error {
+    match Status::decode(status) {
+        Ok(Status {
+            code,
+            message,
+            details,
+        }) => {
+            let kind = u32::try_from(code).ok().and_then(ErrorKind::from_code);
+            error(kind.unwrap_or(ErrorKind::Unknown), message, details)
+        }
+        Err(err) => Error::unknown("the peer failed, but its status cannot be read").with_source(err),
+    }
+}
+
 /// The error's details, the further kind first, as many as may travel.
 fn any_details(err: &Error) -> Vec<Any> {
     let reason = err.kind().reason().map(|reason| Any {

@@ -9,7 +9,8 @@ use micro_transport_core::{
 
 use crate::client::GrpcConnection;
 use crate::server::GrpcListener;
-use crate::{GrpcConfig, SCHEME};
+use crate::lane::Counters;
+use crate::{GrpcConfig, LaneStats, SCHEME};
 
 /// gRPC over HTTP/2, and simple POSTs over HTTP/1.1 on the same port.
 ///
@@ -17,6 +18,7 @@ use crate::{GrpcConfig, SCHEME};
 #[derive(Clone, Debug, Default)]
 pub struct GrpcTransport {
     config: GrpcConfig,
+    counters: Arc<Counters>,
 }
 
 impl GrpcTransport {
@@ -29,7 +31,16 @@ impl GrpcTransport {
     /// The transport with options.
     #[must_use]
     pub fn with_config(config: GrpcConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            counters: Arc::default(),
+        }
+    }
+
+    /// How many calls took which way.
+    #[must_use]
+    pub fn lane_stats(&self) -> LaneStats {
+        self.counters.stats()
     }
 }
 
@@ -41,12 +52,15 @@ impl Transport for GrpcTransport {
     }
 
     async fn dial(&self, address: &str, opts: DialOptions) -> Result<Arc<dyn Connection>> {
-        Ok(Arc::new(GrpcConnection::dial(address, opts).await?))
+        let lane = self.config.lane;
+        let counters = Arc::clone(&self.counters);
+        Ok(Arc::new(GrpcConnection::dial(address, opts, lane, counters).await?))
     }
 
     async fn listen(&self, address: &str, opts: ListenOptions) -> Result<Box<dyn Listener>> {
         let http1 = opts.http1 && self.config.http1;
         let opts = opts.with_http1(http1);
-        Ok(Box::new(GrpcListener::bind(address, opts).await?))
+        let counters = Arc::clone(&self.counters);
+        Ok(Box::new(GrpcListener::bind(address, opts, self.config.lane, counters).await?))
     }
 }

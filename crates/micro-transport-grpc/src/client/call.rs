@@ -19,6 +19,7 @@ use super::{Active, GrpcConnection};
 use crate::error;
 use crate::frame::{self, Deframer};
 use crate::headers;
+use crate::lane::{self, Counters};
 use crate::outgoing::{End, Outgoing};
 use crate::status;
 
@@ -55,6 +56,7 @@ pub(crate) async fn call(
     cx: &Context,
     request: Request,
 ) -> Result<Response> {
+    Counters::add(&connection.counters.plain, 1);
     // Counted before it is asked whether the connection is open: the driver does it the other way
     // round, so that one of the two sees the other.
     let active = Active::new(&connection.state);
@@ -99,6 +101,40 @@ pub(crate) async fn call(
     let answer = response
         .await
         .map_err(|err| Pump::failure(pump.as_ref()).unwrap_or_else(|| error::call(err)))?;
+    received(answer, codec, message_in, pump, active).await
+}
+
+/// Fetches the answer to a call of the session that could not travel there.
+pub(crate) async fn take(
+    connection: &GrpcConnection,
+    number: u64,
+    codec: Cow<'static, str>,
+) -> Result<Response> {
+    let active = Active::new(&connection.state);
+    let message_in = connection.limits.get().message_in;
+    let mut head = lane::client::head(&connection.target, lane::TAKE)
+        .ok_or_else(|| Error::internal("the address cannot be part of a request"))?;
+    head.headers_mut()
+        .insert(lane::TAKE_HEADER, HeaderValue::from(number));
+    let (response, _) = connection
+        .sender
+        .clone()
+        .send_request(head, true)
+        // The call itself has run.
+        .map_err(|err| error::not_begun(err).with_unprocessed(false))?;
+    let answer = response
+        .await
+        .map_err(|err| error::call(err).with_unprocessed(false))?;
+    received(answer, codec, message_in, None, active).await
+}
+
+async fn received(
+    answer: http::Response<RecvStream>,
+    codec: Cow<'static, str>,
+    message_in: usize,
+    pump: Option<Pump>,
+    active: Active,
+) -> Result<Response> {
     // The rest is often here already: then no stream is made.
     let mut rest = Some((answer, codec, pump, active));
     std::future::poll_fn(|cx| match rest.take() {

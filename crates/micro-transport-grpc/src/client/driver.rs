@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,15 @@ use tokio::time::{Instant, Sleep};
 
 use super::State;
 use crate::io::{Io, Tap};
+use crate::lane::Counters;
+use crate::lane::client::{Over, Session};
 use crate::time::far;
+use crate::turn::Turn;
+
+/// How often the loop turns before other tasks get their turn.
+const TURNS: usize = 32;
+/// A session that breaks sooner is not tried again for a while: something in between ends streams.
+const LASTS: Duration = Duration::from_secs(10);
 
 /// Drives a connection until it is closed, or nobody needs it any more.
 pub(crate) struct Driver {
@@ -23,6 +31,10 @@ pub(crate) struct Driver {
     tap: Arc<Tap>,
     state: Arc<State>,
     gone: watch::Sender<bool>,
+    turn: Arc<Turn>,
+    waker: Waker,
+    /// The fast lane, and whom to tell if it does not last.
+    session: Option<(Session, Arc<Counters>, String)>,
     ping: Option<PingPong>,
     pinged: Option<Instant>,
     /// Since when nobody needs the connection.
@@ -42,12 +54,17 @@ impl Driver {
         gone: watch::Sender<bool>,
         limits: &Limits,
         keepalive: Duration,
+        session: Option<(Session, Arc<Counters>, String)>,
     ) -> Self {
+        let turn = Arc::new(Turn::default());
         let now = Instant::now();
         let first = far(now, keepalive.min(limits.idle));
         Self {
             ping: h2.ping_pong(),
             h2,
+            waker: Waker::from(Arc::clone(&turn)),
+            turn,
+            session,
             tap,
             state,
             gone,
@@ -63,17 +80,46 @@ impl Driver {
 
     /// Says that no new call can be made.
     fn close(&self) {
+        if let Some((session, ..)) = &self.session {
+            session.lane.close();
+            self.waker.wake_by_ref();
+        }
         if self.state.open.swap(false, Ordering::SeqCst) {
             // Fails only if nobody listens.
             let _ = self.gone.send(true);
         }
     }
 
+    /// Calls under way.
+    fn active(&self) -> usize {
+        let session = self.session.as_ref();
+        self.state.active.load(Ordering::SeqCst)
+            + session.map_or(0, |(session, ..)| session.lane.in_flight())
+    }
+
+    /// Drives the session; when it is over, so is the connection for new calls.
+    fn poll_session(&mut self, cx: &mut TaskContext<'_>) {
+        let Some((session, counters, address)) = &mut self.session else {
+            return;
+        };
+        let Poll::Ready(over) = session.poll(cx) else {
+            return;
+        };
+        if let Over::Broken(err) = over {
+            tracing::debug!(%address, %err, "the session broke");
+            if session.began().elapsed() < LASTS {
+                counters.set_silent(address);
+            }
+        }
+        self.close();
+        self.session = None;
+    }
+
     /// Looks at the time. Returns when to look again; `None` ends the connection.
     fn check(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let next = far(now, self.keepalive.min(self.idle));
-        let active = self.state.active.load(Ordering::SeqCst);
+        let active = self.active();
         if let Some(since) = self.leaving
             && active == 0
         {
@@ -93,7 +139,7 @@ impl Driver {
             }
             // Closed first, asked again then: a call that came in between is not lost.
             self.close();
-            return (self.state.active.load(Ordering::SeqCst) > 0).then_some(next);
+            return (self.active() > 0).then_some(next);
         }
         self.idle_since = None;
         let at = far(self.tap.last_read(), self.keepalive);
@@ -126,35 +172,61 @@ impl Driver {
     }
 }
 
-impl Future for Driver {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let this = &mut *self;
-        this.state.driver.register(cx.waker());
-        if let Poll::Ready(ended) = Pin::new(&mut this.h2).poll(cx) {
+impl Driver {
+    fn poll_once(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if let Poll::Ready(ended) = Pin::new(&mut self.h2).poll(cx) {
             if let Err(err) = ended {
                 tracing::debug!(%err, "the connection failed");
             }
             return Poll::Ready(());
         }
-        if this.tap.is_going_away() {
-            this.close();
+        if self.tap.is_going_away() && self.state.is_open() {
+            self.close();
         }
-        if this.tap.is_flooded() {
+        if self.tap.is_flooded() {
             tracing::debug!("the peer sends too many frames without work");
             return Poll::Ready(());
         }
-        if this.leaving.is_none() && this.state.released.load(Ordering::Acquire) {
-            this.close();
+        if self.leaving.is_none() && self.state.released.load(Ordering::Acquire) {
+            self.close();
             let now = Instant::now();
-            this.leaving = Some(now);
-            let at = far(now, this.keepalive_timeout);
-            if at < this.timer.deadline() {
-                this.timer.as_mut().reset(at);
+            self.leaving = Some(now);
+            let at = far(now, self.keepalive_timeout);
+            if at < self.timer.deadline() {
+                self.timer.as_mut().reset(at);
             }
         }
-        this.poll_time(cx)
+        self.poll_session(cx);
+        self.poll_time(cx)
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.turn.begin(cx);
+        this.state.driver.register(&this.waker);
+        let waker = this.waker.clone();
+        let turn = &mut TaskContext::from_waker(&waker);
+        for nth in 1..=TURNS {
+            if this.poll_once(turn).is_ready() {
+                return Poll::Ready(());
+            }
+            // What was sent has woken HTTP/2's task, which is this one: write it.
+            if !this.turn.again() {
+                break;
+            }
+            if nth == TURNS || !tokio::task::coop::has_budget_remaining() {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if this.turn.end() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 

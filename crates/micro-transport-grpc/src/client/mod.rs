@@ -1,6 +1,6 @@
 //! Connections to nodes.
 
-mod call;
+pub(crate) mod call;
 mod driver;
 
 use std::fmt;
@@ -15,7 +15,9 @@ use h2::client::SendRequest;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Uri};
 use micro_core::{Context, Error, Live, Result};
-use micro_transport_core::{Connection, DialOptions, Limits, Request, Response, async_trait};
+use micro_transport_core::{
+    BoxFuture, Connection, DialOptions, Limits, Request, Response, async_trait,
+};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,24 +28,33 @@ use crate::error;
 use crate::headers;
 use crate::io::{Io, Raw, Tap};
 use crate::known::Known;
+use crate::lane::client::{Lane, LaneCall, Session};
+use crate::lane::{self, Counters};
 
 /// A connection; see [`GrpcTransport`](crate::GrpcTransport).
 pub(crate) struct GrpcConnection {
     sender: SendRequest<Bytes>,
-    limits: Live<Limits>,
-    target: Target,
+    pub(crate) limits: Live<Limits>,
+    pub(crate) target: Target,
     uris: Known<Arc<str>, Uri>,
     names: headers::Names,
-    state: Arc<State>,
+    pub(crate) state: Arc<State>,
+    /// The fast lane, if the peer speaks it.
+    lane: Option<Arc<Lane>>,
+    /// The largest message that travels there.
+    lane_message: usize,
+    pub(crate) counters: Arc<Counters>,
     closed: watch::Receiver<bool>,
 }
 
 /// The parts that every request of a connection has in common, made once.
-struct Target {
-    address: String,
-    scheme: Scheme,
-    authority: Authority,
-    user_agent: HeaderValue,
+pub(crate) struct Target {
+    pub(crate) address: String,
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Authority,
+    pub(crate) user_agent: HeaderValue,
+    /// The same as metadata: name and value.
+    pub(crate) agent: (Bytes, Bytes),
 }
 
 /// What the connection's handles share with its driver.
@@ -58,7 +69,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open.load(Ordering::SeqCst)
     }
 }
@@ -82,7 +93,12 @@ impl Drop for Active {
 
 impl GrpcConnection {
     /// Connects and negotiates within the options' time.
-    pub(crate) async fn dial(address: &str, opts: DialOptions) -> Result<Self> {
+    pub(crate) async fn dial(
+        address: &str,
+        opts: DialOptions,
+        lane: bool,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
         #[cfg(not(feature = "tls"))]
         if opts.tls.is_some() {
             return Err(crate::no_tls("transport.dial"));
@@ -90,7 +106,7 @@ impl GrpcConnection {
         let (host, port) =
             address::host_and_port(address).map_err(|err| err.with_operation("transport.dial"))?;
         let limit = opts.timeout;
-        match tokio::time::timeout(limit, Self::connect(address, host, port, opts)).await {
+        match tokio::time::timeout(limit, Self::connect(address, host, port, opts, lane, counters)).await {
             Ok(done) => done,
             Err(_) => Err(Error::deadline_exceeded("connecting took too long")
                 .with_operation("transport.dial")
@@ -100,7 +116,14 @@ impl GrpcConnection {
         }
     }
 
-    async fn connect(address: &str, host: &str, port: u16, opts: DialOptions) -> Result<Self> {
+    async fn connect(
+        address: &str,
+        host: &str,
+        port: u16,
+        opts: DialOptions,
+        lane: bool,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
         let tcp = tcp(address, host, port, &opts).await?;
         tcp.set_nodelay(true)
             .map_err(|err| error::dial(err, address))?;
@@ -142,10 +165,45 @@ impl GrpcConnection {
             released: AtomicBool::new(false),
             driver: AtomicWaker::new(),
         });
-        let driver = Driver::new(h2, tap, Arc::clone(&state), gone, &limits, keepalive);
+        let target = Target::new(address, scheme)?;
+        let announced = opts.metadata.get(lane::LANE).map(String::as_str);
+        let session = if lane
+            && announced == Some(lane::VERSION)
+            && limits.lane_message > 0
+            && !counters.is_silent(address)
+        {
+            let opening = Session::open(&sender, &mut h2, &target, &limits);
+            match tokio::time::timeout(CONFIRMED_WITHIN.min(opts.timeout / 2), opening).await {
+                Ok(Ok(Some(session))) => {
+                    Counters::add(&counters.sessions, 1);
+                    Some(session)
+                }
+                Ok(Ok(None)) | Err(_) => {
+                    tracing::debug!(%address, "the peer does not speak the fast lane");
+                    counters.set_silent(address);
+                    None
+                }
+                Ok(Err(err)) => {
+                    counters.set_silent(address);
+                    return Err(not_http2(err, &tap, address));
+                }
+            }
+        } else {
+            None
+        };
+        let lane = session.as_ref().map(|session| Arc::clone(&session.lane));
+        let lane_message = limits.lane_message;
+        let driver = Driver::new(
+            h2,
+            tap,
+            Arc::clone(&state),
+            gone,
+            &limits,
+            keepalive,
+            session.map(|session| (session, Arc::clone(&counters), address.to_owned())),
+        );
         // The task ends by itself: with the connection, or when handle and calls are gone.
         drop(tokio::spawn(driver));
-        let target = Target::new(address, scheme)?;
         Ok(Self {
             sender,
             limits: opts.limits,
@@ -153,10 +211,19 @@ impl GrpcConnection {
             uris: Known::new(),
             names: headers::Names::new(),
             state,
+            lane,
+            lane_message,
+            counters,
             closed,
         })
     }
 }
+
+/// How long a peer that announces the fast lane may take to confirm it: one round trip, or never,
+/// if something in between does not pass streams on.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
+
+const USER_AGENT: &str = concat!("grpc-rust-micro/", env!("CARGO_PKG_VERSION"));
 
 impl Target {
     fn new(address: &str, scheme: Scheme) -> Result<Self> {
@@ -168,10 +235,11 @@ impl Target {
                     .with_context("address", address.escape_debug())
                     .with_source(err)
             })?,
-            user_agent: HeaderValue::from_static(concat!(
-                "grpc-rust-micro/",
-                env!("CARGO_PKG_VERSION")
-            )),
+            user_agent: HeaderValue::from_static(USER_AGENT),
+            agent: (
+                Bytes::from_static(b"user-agent"),
+                Bytes::from_static(USER_AGENT.as_bytes()),
+            ),
         })
     }
 }
@@ -256,6 +324,7 @@ impl fmt::Debug for GrpcConnection {
             .field("address", &self.target.address)
             .field("open", &self.state.is_open())
             .field("calls", &self.state.active.load(Ordering::Relaxed))
+            .field("lane", &self.lane.as_ref().map(|lane| lane.in_flight()))
             .finish_non_exhaustive()
     }
 }
@@ -263,8 +332,19 @@ impl fmt::Debug for GrpcConnection {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Connection for GrpcConnection {
-    async fn call(&self, cx: &Context, request: Request) -> Result<Response> {
-        call::call(self, cx, request).await
+    // Written out, so that each way is boxed in its own size, and only once.
+    fn call<'a, 'b, 'c>(&'a self, cx: &'b Context, request: Request) -> BoxFuture<'c, Result<Response>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        match &self.lane {
+            Some(lane) if lane.takes(&request, self.lane_message) => {
+                Box::pin(LaneCall::new(self, lane, cx, request))
+            }
+            _ => Box::pin(call::call(self, cx, request)),
+        }
     }
 
     fn is_open(&self) -> bool {

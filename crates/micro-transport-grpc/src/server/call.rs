@@ -29,7 +29,7 @@ use crate::{headers, status};
 const AT_ONCE: usize = 16 << 10;
 
 /// A call given up within this time of its arrival counts against the peer.
-const EARLY: Duration = Duration::from_millis(10);
+pub(crate) const EARLY: Duration = Duration::from_millis(10);
 
 /// How a call ended, as far as its connection minds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,72 @@ enum Stage {
     Over,
 }
 
+/// The answer to a call of a session, kept until it is taken as a plain one.
+pub(crate) struct Parked {
+    call: Call,
+    response: Response,
+}
+
+impl Parked {
+    /// Whether the call's time is over.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.call.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Answers with it.
+    pub(crate) fn answer(
+        self,
+        respond: SendResponse<Bytes>,
+        cx: &mut TaskContext<'_>,
+    ) -> Result<Begun> {
+        let Self { mut call, response } = self;
+        if let Wire::Grpc { codec, .. } = &call.wire {
+            let content_type = headers::grpc_of(codec)?;
+            call.wire = Wire::Grpc {
+                codec: codec.clone(),
+                content_type,
+            };
+        }
+        call.stage = call.finish(respond, Ok(response), cx);
+        Ok(call.go_on(cx))
+    }
+}
+
 impl Call {
+    /// Keeps an answer whose caller has to fetch it.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a call, named at the one caller")]
+    pub(crate) fn park(
+        conn: &Arc<Conn>,
+        path: Arc<Path>,
+        codec: Cow<'static, str>,
+        arrived: Instant,
+        deadline: Option<Instant>,
+        default_deadline: bool,
+        canceller: Option<Canceller>,
+        response: Response,
+    ) -> Parked {
+        let wire = Wire::Grpc {
+            codec,
+            // Made when it is taken.
+            content_type: HeaderValue::from_static("application/grpc"),
+        };
+        let mut call = Self::new(conn, path, wire, PerCall::new(conn), arrived);
+        call.deadline = deadline;
+        call.default_deadline = default_deadline;
+        call.canceller = canceller;
+        Parked { call, response }
+    }
+
+    /// Answers a call that the listener itself refuses.
+    pub(crate) fn refuse(mut respond: SendResponse<Bytes>, err: &Error) {
+        let mut response = HttpResponse::new(());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        status::put(err, headers);
+        // Fails only if the peer is gone.
+        let _ = respond.send_response(response, true);
+    }
+
     /// Begins a call and goes as far as it gets without waiting.
     pub(crate) fn begin(
         conn: &Arc<Conn>,

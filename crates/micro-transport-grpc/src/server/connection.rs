@@ -5,16 +5,15 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use futures_util::task::AtomicWaker;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
+use micro_core::Error;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
@@ -22,60 +21,18 @@ use super::Conn;
 use super::call::{Begun, Call, Ended};
 use super::control::{Command, Control};
 use super::paths::Paths;
+use crate::lane::server::Session;
+use crate::lane::{self, Counters};
 use crate::io::{Io, Tap};
 use crate::time::far;
+use crate::turn::Turn;
 
 /// How many requests are taken before their handlers run.
 const BATCH: usize = 64;
+/// How many sessions a connection may have, one after the other.
+const MOST_SESSIONS: u32 = 8;
 /// How often the loop turns before other tasks get their turn.
 const TURNS: usize = 32;
-
-/// Wakes the connection's task, except while it is running: it looks again by itself then.
-///
-/// Without it each answer handed to h2 would schedule the task once more.
-#[derive(Debug, Default)]
-struct Turn {
-    state: AtomicU8,
-    task: AtomicWaker,
-}
-
-impl Turn {
-    const IDLE: u8 = 0;
-    const RUNNING: u8 = 1;
-    const AGAIN: u8 = 2;
-
-    fn begin(&self, cx: &TaskContext<'_>) {
-        self.task.register(cx.waker());
-        self.state.store(Self::RUNNING, Ordering::SeqCst);
-    }
-
-    /// Whether somebody woke since the last look.
-    fn again(&self) -> bool {
-        self.state.swap(Self::RUNNING, Ordering::SeqCst) == Self::AGAIN
-    }
-
-    /// Ends the run; says whether somebody woke just before.
-    fn end(&self) -> bool {
-        self.state.swap(Self::IDLE, Ordering::SeqCst) == Self::AGAIN
-    }
-}
-
-impl Wake for Turn {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let running = self
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
-                (state != Self::IDLE).then_some(Self::AGAIN)
-            });
-        if running.is_err() {
-            self.task.wake();
-        }
-    }
-}
 
 /// Drives one connection to its end.
 pub(crate) struct Driver {
@@ -91,6 +48,9 @@ pub(crate) struct Driver {
     /// Calls whose handlers compute for long; dropping the set ends them.
     tasks: JoinSet<Ended>,
     patience: Patience,
+    /// The fast lane; at most one, and no other after one that broke the rules.
+    session: Option<Session>,
+    sessions: u32,
     draining: bool,
     closing: bool,
     ping: Option<PingPong>,
@@ -106,7 +66,7 @@ pub(crate) struct Driver {
 ///
 /// Honest peers do it, even thousands at once; nobody does it without end and has no other calls.
 #[derive(Debug)]
-struct Patience {
+pub(crate) struct Patience {
     left: usize,
     most: usize,
     refilled: Instant,
@@ -124,7 +84,7 @@ impl Patience {
         }
     }
 
-    fn count(&mut self, ended: Ended) {
+    pub(crate) fn count(&mut self, ended: Ended) {
         match ended {
             Ended::Answered => self.left = self.left.saturating_add(1).min(self.most),
             Ended::GivenUp => {}
@@ -186,6 +146,8 @@ impl Driver {
             calls: FuturesUnordered::new(),
             tasks: JoinSet::new(),
             patience: Patience::new(limits.calls),
+            session: None,
+            sessions: 0,
             draining: false,
             closing: false,
             pinged: None,
@@ -197,7 +159,8 @@ impl Driver {
     }
 
     fn active(&self) -> usize {
-        self.calls.len() + self.tasks.len()
+        let session = self.session.as_ref().map_or(0, Session::active);
+        self.calls.len() + self.tasks.len() + session
     }
 
     /// Takes requests that have come; `Ready` if the connection is over.
@@ -224,11 +187,18 @@ impl Driver {
         if self.fresh.is_empty() {
             return;
         }
-        self.control.set_served();
-        let cx = &mut TaskContext::from_waker(&self.waker);
+        self.busy();
+        // Its own, since a call about the session needs all of `self`.
+        let waker = self.waker.clone();
+        let cx = &mut TaskContext::from_waker(&waker);
         let now = self.conn.clock.now();
         let mut fresh = std::mem::take(&mut self.fresh);
         for (request, respond) in fresh.drain(..) {
+            if self.conn.lane && request.uri().path().starts_with(lane::SERVICE) {
+                self.lane(request, respond);
+                continue;
+            }
+            Counters::add(&self.conn.counters.served_plain, 1);
             let path = self.paths.get(request.uri().path());
             match Call::begin(&self.conn, path, request, respond, now, cx) {
                 Begun::Over(ended) => self.patience.count(ended),
@@ -239,6 +209,77 @@ impl Driver {
             }
         }
         self.fresh = fresh;
+    }
+
+    /// There are calls, whether they wait or not.
+    fn busy(&mut self) {
+        self.control.set_served();
+        if self.idle_since.is_some() {
+            self.idle_since = Some(Instant::now());
+        }
+    }
+
+    /// A call that is about the session.
+    fn lane(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let cx = &mut TaskContext::from_waker(&self.waker);
+        let is_grpc = request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|value| crate::headers::codec_of(value.as_bytes()).is_some());
+        if !is_grpc || request.method() != http::Method::POST {
+            let err = Error::invalid_argument("a session is opened by gRPC");
+            Call::refuse(respond, &err);
+            return;
+        }
+        if request.uri().path() == lane::OPEN {
+            if self.sessions >= MOST_SESSIONS || self.session.is_some() || self.draining {
+                let err = Error::resource_exhausted("a connection has one session")
+                    .with_unprocessed(true);
+                Call::refuse(respond, &err);
+                return;
+            }
+            self.sessions += 1;
+            self.session = Session::begin(&self.conn, request.into_body(), respond);
+            return;
+        }
+        let number = request
+            .headers()
+            .get(lane::TAKE_HEADER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let parked = match (&mut self.session, number) {
+            (Some(session), Some(number)) if request.uri().path() == lane::TAKE => {
+                session.take(number)
+            }
+            _ => None,
+        };
+        let Some(parked) = parked else {
+            let err = Error::not_found("no answer waits under this number");
+            Call::refuse(respond, &err);
+            return;
+        };
+        match parked.answer(respond, cx) {
+            Ok(Begun::Over(ended)) => self.patience.count(ended),
+            Ok(Begun::Waits(call)) => self.calls.push(call),
+            Err(err) => tracing::debug!(%err, "an answer cannot be given"),
+        }
+    }
+
+    /// Polls the session.
+    fn poll_session(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let cx = &mut TaskContext::from_waker(&self.waker);
+        if self.draining {
+            session.go_away();
+        }
+        let over = session.poll(&mut self.paths, &mut self.patience, cx);
+        if session.has_worked() {
+            self.busy();
+        }
+        if over.is_ready() {
+            self.session = None;
+        }
     }
 
     /// Polls the calls that were woken.
@@ -393,7 +434,7 @@ impl Future for Driver {
         let this = &mut *self;
         this.turn.begin(cx);
         this.control.register(&this.waker);
-        for _ in 0..TURNS {
+        for nth in 1..=TURNS {
             if this.obey().is_ready() || this.poll_accept().is_ready() {
                 return Poll::Ready(());
             }
@@ -403,6 +444,7 @@ impl Future for Driver {
                 continue;
             }
             this.begin_calls();
+            this.poll_session();
             this.poll_calls();
             if this.patience.is_over() && !this.closing {
                 tracing::debug!(peer = %this.conn.peer.address, "too many calls are given up at once");
@@ -414,7 +456,7 @@ impl Future for Driver {
             if !this.turn.again() {
                 break;
             }
-            if !tokio::task::coop::has_budget_remaining() {
+            if nth == TURNS || !tokio::task::coop::has_budget_remaining() {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -431,5 +473,6 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.tasks.abort_all();
         self.calls.clear();
+        self.session = None;
     }
 }

@@ -1,10 +1,10 @@
 //! The listener: accepts connections, counts them, and sees them to their end.
 
-mod call;
-mod connection;
+pub(crate) mod call;
+pub(crate) mod connection;
 mod control;
 mod http1;
-mod paths;
+pub(crate) mod paths;
 mod post;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,15 +28,19 @@ use self::paths::SlowPaths;
 use crate::address;
 use crate::headers;
 use crate::io::{Io, PREFACE, Raw};
+use crate::lane::{self, Counters};
 use crate::time::far;
 
 /// What all calls of a connection share.
 pub(crate) struct Conn {
-    handler: Arc<dyn Handler>,
-    limits: Live<Limits>,
-    clock: Arc<dyn Clock>,
-    peer: Arc<Peer>,
-    slow: Arc<SlowPaths>,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) limits: Live<Limits>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) slow: Arc<SlowPaths>,
+    pub(crate) counters: Arc<Counters>,
+    /// Whether sessions are taken.
+    pub(crate) lane: bool,
     names: headers::Names,
     /// How long a stream's reader may take nothing.
     idle: Duration,
@@ -47,12 +51,19 @@ pub(crate) struct GrpcListener {
     tcp: TcpListener,
     address: SocketAddr,
     opts: ListenOptions,
+    lane: bool,
+    counters: Arc<Counters>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Acceptor>,
 }
 
 impl GrpcListener {
-    pub(crate) async fn bind(address: &str, opts: ListenOptions) -> Result<Self> {
+    pub(crate) async fn bind(
+        address: &str,
+        opts: ListenOptions,
+        lane: bool,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
         #[cfg(not(feature = "tls"))]
         if opts.tls.is_some() {
             return Err(crate::no_tls("transport.listen"));
@@ -69,6 +80,8 @@ impl GrpcListener {
             tcp,
             address,
             opts,
+            lane,
+            counters,
             #[cfg(feature = "tls")]
             tls,
         })
@@ -95,13 +108,17 @@ impl Listener for GrpcListener {
     fn advertise(&self) -> BTreeMap<String, String> {
         // The last one tells clients that this is no stranger: see `client::keepalive`.
         let version = env!("CARGO_PKG_VERSION");
-        [
+        let mut all: BTreeMap<_, _> = [
             ("transport", "grpc"),
             ("protocol", "grpc"),
             (crate::MICRO, version),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+        .into();
+        if self.lane {
+            all.insert(lane::LANE.to_owned(), lane::VERSION.to_owned());
+        }
+        all
     }
 
     async fn serve(self: Box<Self>, handler: Arc<dyn Handler>, stop: Live<Stop>) -> Result<()> {
@@ -169,6 +186,8 @@ struct Shared {
     handler: Arc<dyn Handler>,
     opts: ListenOptions,
     slow: Arc<SlowPaths>,
+    lane: bool,
+    counters: Arc<Counters>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Acceptor>,
 }
@@ -182,6 +201,8 @@ impl Accepting {
             handler,
             opts: listener.opts.clone(),
             slow: Arc::new(SlowPaths::new()),
+            lane: listener.lane,
+            counters: Arc::clone(&listener.counters),
             #[cfg(feature = "tls")]
             tls: listener.tls.clone(),
         };
@@ -372,6 +393,8 @@ async fn meet(
         clock: Arc::clone(&shared.opts.clock),
         peer: Arc::new(peer),
         slow: Arc::clone(&shared.slow),
+        counters: Arc::clone(&shared.counters),
+        lane: shared.lane,
         names: headers::Names::new(),
         idle: limits.idle,
     });

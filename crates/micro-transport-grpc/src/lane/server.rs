@@ -1,0 +1,709 @@
+//! The listener's side of a session: handlers are polled in place, in the connection's task.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use futures_util::task::AtomicWaker;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use micro_core::{Canceller, Context, Error, Metadata, Result};
+use micro_transport_core::{Body, BoxFuture, Limits, Request, Response};
+use tokio::task::JoinSet;
+use tokio::time::{Instant as TokioInstant, Sleep};
+
+use super::wire::{self, AnswerOut, CallIn, Greeting, Reader, Up, Writer};
+use super::{Counters, poll_flush};
+use crate::frame::{self, Deframer};
+use crate::server::call::{Call, EARLY, Ended, Parked, out_of_time, panicked};
+use crate::server::paths::{Path, Paths};
+use crate::server::{Conn, connection::Patience};
+use crate::{headers, status};
+
+/// Nothing more is read while so many bytes of answers wait for a slow reader.
+const WAITING: usize = 256 << 10;
+/// How many messages are read before what is answered is written.
+const BATCH: usize = 512;
+/// How long an answer waits to be taken, unless its call ends before.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+/// Messages that are no calls, beyond those that go with calls.
+const NOISE: u32 = 1000;
+
+/// A session, polled by its connection.
+pub(crate) struct Session {
+    conn: Arc<Conn>,
+    recv: RecvStream,
+    send: SendStream<Bytes>,
+    deframer: Deframer,
+    reader: Reader,
+    writer: Writer,
+    out: BytesMut,
+    waiting: FuturesUnordered<Waiting>,
+    /// Calls whose handlers compute for long; dropping the set ends them.
+    tasks: JoinSet<Done>,
+    /// How each call that waits is told that its caller is gone, by its number less one.
+    callers: Vec<Option<Arc<Gone>>>,
+    active: usize,
+    parked: HashMap<u64, (Parked, TokioInstant)>,
+    next_take: u64,
+    sweep: Option<Pin<Box<Sleep>>>,
+    /// Armed until the greeting has come.
+    greeting: Option<Pin<Box<Sleep>>>,
+    /// Armed while the peer takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+    limits: Fixed,
+    noise: u32,
+    /// Whether there were calls since it was last asked.
+    worked: bool,
+    going_away: bool,
+    /// The peer sends no more.
+    ended: bool,
+}
+
+/// What was said in the greeting, and may not change.
+#[derive(Clone, Copy)]
+struct Fixed {
+    calls: usize,
+    /// The largest request.
+    message: usize,
+    /// The largest answer.
+    answer: usize,
+    idle: Duration,
+}
+
+/// The limits that are read once per batch.
+#[derive(Clone, Copy)]
+struct PerCall {
+    message_out: usize,
+    headers: usize,
+    call: Duration,
+}
+
+/// Tells a call that waits that its caller is gone.
+#[derive(Debug, Default)]
+struct Gone {
+    gone: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// The largest request that a listener takes on the lane.
+pub(crate) fn largest(limits: &Limits) -> usize {
+    limits.lane_message.min(limits.message_in)
+}
+
+impl Session {
+    /// Begins a session; `None` if the peer is gone already.
+    pub(crate) fn begin(
+        conn: &Arc<Conn>,
+        recv: RecvStream,
+        mut respond: SendResponse<Bytes>,
+    ) -> Option<Self> {
+        let limits = conn.limits.get_arc();
+        let fixed = Fixed {
+            calls: limits.calls_per_connection,
+            message: largest(&limits),
+            answer: 0,
+            idle: limits.idle,
+        };
+        let mut head = http::Response::new(());
+        head.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let send = respond.send_response(head, false).ok()?;
+        let mut out = BytesMut::new();
+        let greeting = Greeting {
+            calls: fixed.calls,
+            message: fixed.message,
+        };
+        wire::put_greeting(greeting, &mut out);
+        Counters::add(&conn.counters.sessions, 1);
+        Some(Self {
+            conn: Arc::clone(conn),
+            recv,
+            send,
+            deframer: Deframer::new(fixed.message + wire::AROUND, false),
+            reader: Reader::new(),
+            writer: Writer::default(),
+            out,
+            waiting: FuturesUnordered::new(),
+            tasks: JoinSet::new(),
+            callers: Vec::new(),
+            active: 0,
+            parked: HashMap::new(),
+            next_take: 1,
+            sweep: None,
+            greeting: Some(Box::pin(tokio::time::sleep(limits.header_timeout))),
+            stall: None,
+            limits: fixed,
+            noise: NOISE,
+            worked: false,
+            going_away: false,
+            ended: false,
+        })
+    }
+
+    /// Calls that wait, and answers that wait to be taken.
+    pub(crate) fn active(&self) -> usize {
+        self.active + self.parked.len()
+    }
+
+    /// Whether there were calls since the last question.
+    pub(crate) fn has_worked(&mut self) -> bool {
+        std::mem::take(&mut self.worked)
+    }
+
+    /// Takes no new calls.
+    pub(crate) fn go_away(&mut self) {
+        if !self.going_away {
+            self.going_away = true;
+            wire::put_going_away(&mut self.out);
+        }
+    }
+
+    /// An answer that was kept.
+    pub(crate) fn take(&mut self, number: u64) -> Option<Parked> {
+        self.parked.remove(&number).map(|(parked, _)| parked)
+    }
+
+    /// Goes as far as it gets. `Ready` if the session is over.
+    pub(crate) fn poll(
+        &mut self,
+        paths: &mut Paths,
+        patience: &mut Patience,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let outcome = ready!(self.poll_work(paths, patience, cx));
+        match outcome {
+            Ok(()) => {
+                let mut map = HeaderMap::with_capacity(1);
+                map.insert(status::GRPC_STATUS, status::OK);
+                let _ = self.send.send_trailers(map);
+            }
+            Err(Broken::Gone) => {}
+            Err(Broken::Stuck) => self.send.send_reset(Reason::CANCEL),
+            Err(Broken::Error(err)) => {
+                tracing::debug!(peer = %self.conn.peer.address, %err, "a session is closed");
+                let mut map = HeaderMap::with_capacity(2);
+                status::put(&err, &mut map);
+                let _ = self.send.send_trailers(map);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_work(
+        &mut self,
+        paths: &mut Paths,
+        patience: &mut Patience,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        self.poll_answers(patience, cx);
+        let again = self.read(paths, patience, cx)?;
+        match poll_flush(&mut self.out, &mut self.send, cx) {
+            Poll::Ready(Ok(())) => self.stall = None,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Gone)),
+            Poll::Pending => {
+                let patience = self.limits.idle;
+                let stall = self
+                    .stall
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                if stall.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(Broken::Stuck));
+                }
+            }
+        }
+        if again {
+            cx.waker().wake_by_ref();
+        }
+        if let Some(greeting) = &mut self.greeting
+            && greeting.as_mut().poll(cx).is_ready()
+        {
+            let err = Error::deadline_exceeded("the session was never greeted");
+            return Poll::Ready(Err(err.into()));
+        }
+        self.sweep(cx);
+        if self.ended && self.active == 0 && self.parked.is_empty() && self.out.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Answers calls that waited.
+    fn poll_answers(&mut self, patience: &mut Patience, cx: &mut TaskContext<'_>) {
+        if self.active == 0 {
+            return;
+        }
+        let limits = self.per_call();
+        while !self.waiting.is_empty() {
+            let Poll::Ready(Some(done)) = self.waiting.poll_next_unpin(cx) else {
+                break;
+            };
+            self.done(done, patience, limits);
+        }
+        while !self.tasks.is_empty() {
+            let Poll::Ready(Some(done)) = self.tasks.poll_join_next(cx) else {
+                break;
+            };
+            // A task of ours does not panic, and is aborted only with the session.
+            if let Ok(done) = done {
+                self.done(done, patience, limits);
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done, patience: &mut Patience, limits: PerCall) {
+        self.active -= 1;
+        if let Some(caller) = self.callers.get_mut(done.id as usize - 1) {
+            *caller = None;
+        }
+        patience.count(done.ended);
+        self.answer(done, limits);
+    }
+
+    fn per_call(&self) -> PerCall {
+        let limits = self.conn.limits.get();
+        PerCall {
+            message_out: limits.message_out,
+            headers: limits.headers,
+            call: limits.call,
+        }
+    }
+
+    /// Reads and begins calls; says whether there is more.
+    fn read(
+        &mut self,
+        paths: &mut Paths,
+        patience: &mut Patience,
+        cx: &mut TaskContext<'_>,
+    ) -> Result<bool, Broken> {
+        if self.ended {
+            return Ok(false);
+        }
+        let mut left = BATCH;
+        let mut now = None;
+        let limits = self.per_call();
+        while self.out.len() < WAITING {
+            if left == 0 {
+                return Ok(true);
+            }
+            let Some(message) = self.deframer.next()? else {
+                match self.recv.poll_data(cx) {
+                    Poll::Ready(Some(Ok(chunk))) => {
+                        let _ = self.recv.flow_control().release_capacity(chunk.len());
+                        self.deframer.push(chunk);
+                        continue;
+                    }
+                    Poll::Ready(Some(Err(_))) => return Err(Broken::Gone),
+                    Poll::Ready(None) => {
+                        self.deframer.finish()?;
+                        self.ended = true;
+                        return Ok(false);
+                    }
+                    Poll::Pending => return Ok(false),
+                }
+            };
+            left -= 1;
+            match self.reader.up(&message)? {
+                Up::Greeting(greeting) => {
+                    if self.greeting.take().is_none() {
+                        return Err(wire::broken("a session was greeted twice").into());
+                    }
+                    self.limits.answer = greeting.message;
+                }
+                _ if self.greeting.is_some() => {
+                    return Err(wire::broken("a session begins with a greeting").into());
+                }
+                Up::Call(call) => {
+                    let path = paths.get(&call.path);
+                    let now = now.get_or_insert_with(|| self.conn.clock.now());
+                    let ended = self.call(call, path, now, limits, cx)?;
+                    self.noise = (self.noise + 1).min(NOISE);
+                    if let Some(ended) = ended {
+                        patience.count(ended);
+                    }
+                }
+                Up::Cancel(id) => {
+                    match self.callers.get((id as usize).wrapping_sub(1)) {
+                        Some(Some(caller)) => {
+                            caller.gone.store(true, Ordering::Release);
+                            caller.waker.wake();
+                        }
+                        // Its answer may be on its way; but that is seldom.
+                        _ => self.noise()?,
+                    }
+                }
+                Up::Forget(take) => {
+                    if self.take(take).is_none() {
+                        self.noise()?;
+                    }
+                }
+                Up::Nothing => self.noise()?,
+            }
+        }
+        // Whoever makes room wakes us.
+        Ok(false)
+    }
+
+    fn noise(&mut self) -> Result<(), Broken> {
+        self.noise = self.noise.saturating_sub(1);
+        if self.noise == 0 {
+            let err = Error::resource_exhausted("too many messages of a session are no calls");
+            return Err(err.into());
+        }
+        Ok(())
+    }
+
+    /// Begins a call, and answers it if its handler does not wait.
+    fn call(
+        &mut self,
+        call: CallIn,
+        path: Arc<Path>,
+        now: &mut Instant,
+        limits: PerCall,
+        cx: &mut TaskContext<'_>,
+    ) -> Result<Option<Ended>, Broken> {
+        let id = call.id;
+        let place = id as usize - 1;
+        if place >= self.limits.calls || self.active >= self.limits.calls {
+            let err = Error::resource_exhausted("more calls at once than the session allows");
+            return Err(err.into());
+        }
+        if self.callers.get(place).is_some_and(Option::is_some) {
+            return Err(wire::broken("the number of a call is in use").into());
+        }
+        if call.message.len() > self.limits.message {
+            return Err(wire::broken("a message is larger than the session allows").into());
+        }
+        Counters::add(&self.conn.counters.served, 1);
+        self.worked = true;
+        if self.going_away {
+            let err = Error::unavailable("the peer is going away and did not take the call");
+            self.fail(id, &err, true);
+            return Ok(Some(Ended::Answered));
+        }
+        let metadata = call.metadata.and_then(|metadata| {
+            headers::check_out(&metadata, path.path.len(), limits.headers)?;
+            Ok(metadata)
+        });
+        let metadata = match metadata {
+            Ok(metadata) => metadata,
+            Err(err) => {
+                self.fail(id, &err, true);
+                return Ok(Some(Ended::Answered));
+            }
+        };
+        let arrived = *now;
+        let timeout = (call.timeout > 0).then(|| Duration::from_nanos(call.timeout));
+        let deadline = timeout.and_then(|timeout| arrived.checked_add(timeout));
+        let (mut context, canceller) =
+            Context::serve(Some(Arc::clone(&self.conn.clock)), metadata.clone());
+        if let Some(deadline) = deadline {
+            context = context.with_deadline(deadline);
+        }
+        if call.attempt > 0 {
+            context = context.with_attempt(call.attempt);
+        }
+        let request = Request::new(
+            Arc::clone(&path.path),
+            call.content_type.clone(),
+            Body::Message(call.message),
+        )
+        .with_metadata(metadata)
+        .with_peer(Arc::clone(&self.conn.peer));
+        let handler = Arc::clone(&self.conn.handler);
+        let begun = std::panic::catch_unwind(AssertUnwindSafe(|| handler.call(context, request)));
+        let mut waiting = Waiting {
+            id,
+            conn: Arc::clone(&self.conn),
+            handler: None,
+            canceller: Some(canceller),
+            arrived,
+            // The default is not in the context: the answer may turn out to be a stream, which has
+            // no such limit.
+            deadline: if timeout.is_some() {
+                deadline
+            } else {
+                arrived.checked_add(limits.call)
+            },
+            default_deadline: timeout.is_none(),
+            codec: call.content_type,
+            path,
+            timer: None,
+            caller: None,
+        };
+        match begun {
+            Ok(handler) => waiting.handler = Some(handler),
+            Err(_) => {
+                let err = Err(panicked(&waiting.path.path));
+                let done = waiting.done(err, Ended::Answered);
+                self.answer(done, limits);
+                return Ok(Some(Ended::Answered));
+            }
+        }
+        let slow = self.conn.slow.contains(&waiting.path.path);
+        if !slow && let Poll::Ready(outcome) = waiting.poll_handler(now, cx) {
+            let done = waiting.done(outcome, Ended::Answered);
+            self.answer(done, limits);
+            return Ok(Some(Ended::Answered));
+        }
+        let caller = Arc::new(Gone::default());
+        waiting.caller = Some(Arc::clone(&caller));
+        if self.callers.len() <= place {
+            self.callers.resize(place + 1, None);
+        }
+        self.callers[place] = Some(caller);
+        self.active += 1;
+        if slow {
+            self.tasks.spawn(waiting);
+        } else {
+            // Polled again in this turn, so that whatever wakes it finds it in its slot.
+            self.waiting.push(waiting);
+            cx.waker().wake_by_ref();
+        }
+        Ok(None)
+    }
+
+    fn fail(&mut self, id: u32, err: &Error, unprocessed: bool) {
+        wire::put_failure(id, &status::encode(err), unprocessed, &mut self.out);
+    }
+
+    fn answer(&mut self, done: Done, limits: PerCall) {
+        let id = done.id;
+        let response = match done.outcome.as_ref() {
+            Ok(response) => response,
+            Err(err) => {
+                let err = status::encode(err);
+                wire::put_failure(id, &err, false, &mut self.out);
+                return;
+            }
+        };
+        let Body::Message(message) = &response.body else {
+            self.park(done);
+            return;
+        };
+        let none = Metadata::new();
+        let trailers = response.trailers.get().unwrap_or(&none);
+        let checked = frame::check_out(message.len(), limits.message_out)
+            .and_then(|()| headers::check_out(&response.metadata, 0, limits.headers))
+            .and_then(|()| headers::check_out(trailers, 0, limits.headers))
+            .and_then(|()| headers::grpc_of(&response.content_type).map(|_| ()));
+        if let Err(err) = checked {
+            self.fail(id, &err, false);
+            return;
+        }
+        if message.len() > self.limits.answer {
+            self.park(done);
+            return;
+        }
+        let answer = AnswerOut {
+            id,
+            content_type: (response.content_type != done.codec).then_some(&response.content_type),
+            metadata: &response.metadata,
+            trailers,
+            message,
+        };
+        self.writer.answer(&answer, &mut self.out);
+    }
+
+    /// Keeps an answer until it is taken.
+    fn park(&mut self, done: Done) {
+        let Ok(response) = done.outcome else {
+            return;
+        };
+        let is_stream = matches!(response.body, Body::Stream(_));
+        if self.parked.len() >= self.limits.calls {
+            let err = Error::resource_exhausted("too many answers wait to be taken");
+            self.fail(done.id, &err, false);
+            return;
+        }
+        let take = self.next_take;
+        self.next_take += 1;
+        let parked = Call::park(
+            &self.conn,
+            done.path,
+            done.codec,
+            done.arrived,
+            done.deadline,
+            done.default_deadline,
+            done.canceller,
+            response,
+        );
+        let until = TokioInstant::now() + TAKEN_WITHIN;
+        self.parked.insert(take, (parked, until));
+        wire::put_take(done.id, take, is_stream, &mut self.out);
+    }
+
+    /// Drops answers that nobody has taken.
+    fn sweep(&mut self, cx: &mut TaskContext<'_>) {
+        if self.parked.is_empty() {
+            self.sweep = None;
+            return;
+        }
+        let every = Duration::from_secs(1);
+        let sweep = self
+            .sweep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(every)));
+        while sweep.as_mut().poll(cx).is_ready() {
+            let now = TokioInstant::now();
+            let clock = self.conn.clock.now();
+            self.parked
+                .retain(|_, (parked, until)| *until > now && !parked.is_late(clock));
+            sweep.as_mut().reset(now + every);
+        }
+    }
+}
+
+/// Why a session ends otherwise than well.
+enum Broken {
+    /// The peer, or the connection, is gone.
+    Gone,
+    /// The peer takes nothing.
+    Stuck,
+    Error(Error),
+}
+
+impl From<Error> for Broken {
+    fn from(err: Error) -> Self {
+        Self::Error(err)
+    }
+}
+
+/// A call whose handler runs.
+struct Waiting {
+    id: u32,
+    conn: Arc<Conn>,
+    path: Arc<Path>,
+    codec: Cow<'static, str>,
+    handler: Option<BoxFuture<'static, Result<Response>>>,
+    canceller: Option<Canceller>,
+    arrived: Instant,
+    deadline: Option<Instant>,
+    default_deadline: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+    caller: Option<Arc<Gone>>,
+}
+
+/// A call whose handler is done.
+struct Done {
+    id: u32,
+    outcome: Result<Response>,
+    ended: Ended,
+    path: Arc<Path>,
+    codec: Cow<'static, str>,
+    canceller: Option<Canceller>,
+    arrived: Instant,
+    deadline: Option<Instant>,
+    default_deadline: bool,
+}
+
+impl Waiting {
+    /// Polls the handler and notes how long it took; `now` is when it begins, and then ends.
+    fn poll_handler(
+        &mut self,
+        now: &mut Instant,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Response>> {
+        let Some(handler) = &mut self.handler else {
+            return Poll::Pending;
+        };
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)));
+        let began = std::mem::replace(now, self.conn.clock.now());
+        if self.path.polled(now.saturating_duration_since(began)) {
+            self.conn.slow.add(&self.path.path);
+        }
+        match polled {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                self.cancel();
+                Poll::Ready(Err(panicked(&self.path.path)))
+            }
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(canceller) = self.canceller.take() {
+            canceller.cancel();
+        }
+    }
+
+    fn done(&mut self, outcome: Result<Response>, ended: Ended) -> Done {
+        self.handler = None;
+        Done {
+            id: self.id,
+            outcome,
+            ended,
+            path: Arc::clone(&self.path),
+            codec: std::mem::take(&mut self.codec),
+            canceller: self.canceller.take(),
+            arrived: self.arrived,
+            deadline: self.deadline,
+            default_deadline: self.default_deadline,
+        }
+    }
+
+    fn is_gone(&self, cx: &TaskContext<'_>) -> bool {
+        let Some(caller) = &self.caller else {
+            return false;
+        };
+        caller.waker.register(cx.waker());
+        caller.gone.load(Ordering::Acquire)
+    }
+}
+
+impl Future for Waiting {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Done> {
+        let this = &mut *self;
+        let mut now = this.conn.clock.now();
+        // First whether anybody waits: what is woken by the caller's leaving should not run again.
+        if this.is_gone(cx) {
+            // Cancelled first, so that whatever hears of it runs before the drop.
+            this.cancel();
+            let age = now.saturating_duration_since(this.arrived);
+            let ended = if age < EARLY {
+                Ended::GivenUpEarly
+            } else {
+                Ended::GivenUp
+            };
+            let err = Error::cancelled("the caller gave the call up");
+            return Poll::Ready(this.done(Err(err), ended));
+        }
+        if let Poll::Ready(outcome) = this.poll_handler(&mut now, cx) {
+            return Poll::Ready(this.done(outcome, Ended::Answered));
+        }
+        let Some(deadline) = this.deadline else {
+            return Poll::Pending;
+        };
+        let timer = this.timer.get_or_insert_with(|| {
+            Box::pin(tokio::time::sleep(deadline.saturating_duration_since(now)))
+        });
+        ready!(timer.as_mut().poll(cx));
+        this.cancel();
+        Poll::Ready(this.done(Err(out_of_time()), Ended::Answered))
+    }
+}
+
+/// A call that is dropped before its end has no caller any more.
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.handler.is_some() {
+            self.cancel();
+        }
+    }
+}
+
+/// The session or its connection is gone, and with it all callers.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+    }
+}
