@@ -94,10 +94,25 @@ const STEPS: &[Step] = &[
         run: |_| new::smoke(),
     },
     Step {
+        name: "faults",
+        what: "the short forms of the fault campaigns lose nothing",
+        builds: true,
+        run: |_| {
+            Ok(areas::faults(&[
+                "discovery".to_owned(),
+                "--quick".to_owned(),
+                "--check".to_owned(),
+            ])? == 0)
+        },
+    },
+    Step {
         name: "bench",
         what: "the benches run (figures are printed, not judged)",
         builds: true,
-        run: |_| Ok(areas::bench(&["rpc".to_owned(), "--quick".to_owned()])? == 0),
+        run: |_| {
+            let quick = |area: &str| areas::bench(&[area.to_owned(), "--quick".to_owned()]);
+            Ok(quick("rpc")? == 0 && quick("discovery")? == 0)
+        },
     },
 ];
 

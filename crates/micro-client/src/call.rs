@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use micro_codec_core::{Codec, Decode, Encode, SerdeSlot, erased_serde};
 use micro_core::{Context, Error, Metadata, Result, Streaming};
 use micro_registry_core::Node;
-use micro_transport_core::Body;
+use micro_transport_core::{Body, HedgePolicy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -46,6 +46,8 @@ macro_rules! setters {
             retries(retries: u32) => with_retries;
             /// Whether the call may be repeated though it may have run.
             idempotent(idempotent: bool) => with_idempotent;
+            /// When the call, if it is idempotent, is made on a second node as well.
+            hedge(hedge: HedgePolicy) => with_hedge;
             /// Calls of the same key keep to one node, if the selector can.
             key(key: u64) => with_key;
             /// What the call does while no node is known.

@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use micro_codec_core::{Codec, Shape};
-use micro_core::{Context, Error, Metadata, Result, TraceContext};
+use micro_core::{Context, Error, Live, Metadata, Result, TraceContext};
 use micro_registry_cache::{Resolver, ResolverOptions};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
-use micro_transport_core::{Body, ContractSpec, MethodSpec, Next, Request, Response, Transport};
+use micro_transport_core::{
+    Body, BudgetPolicy, ContractSpec, HedgeDelay, MethodSpec, Next, Policy, Request, Response,
+    Transport,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,9 +23,10 @@ use crate::budget::Budget;
 use crate::call::{Call, RawCall};
 use crate::dispatch::Dispatch;
 use crate::entry::ServiceEntry;
+use crate::latency;
 use crate::method::Method;
 use crate::options::{CallOptions, ClientOptions};
-use crate::retry::Retry;
+use crate::retry::{Attempts, Plan};
 
 /// Makes calls to services by their names. It is cheap to clone; clones share everything.
 ///
@@ -46,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) selector: Arc<dyn Selector>,
     pub(crate) budget: Budget,
+    latencies: latency::Table,
     resolver: Resolver,
     /// Read on every call, replaced when a new service is called.
     entries: ArcSwap<HashMap<Arc<str>, Arc<ServiceEntry>>>,
@@ -87,6 +92,7 @@ impl Client {
                 options,
                 selector,
                 budget,
+                latencies: latency::Table::default(),
                 resolver,
                 entries: ArcSwap::default(),
                 adding: Mutex::default(),
@@ -176,8 +182,19 @@ impl Client {
     ) -> Result<Response> {
         let inner = &*self.inner;
         let options = target.options;
+        let stated = inner.options.policies.as_ref().map(Live::get);
+        let (policy, budget) = match &stated {
+            None => (Policy::default(), BudgetPolicy::default()),
+            Some(policies) => {
+                let found = policies.of(target.service, target.path);
+                let policy = found.map_or_else(Policy::default, |found| found.policy);
+                (policy, policies.budget())
+            }
+        };
+        drop(stated);
         let timed;
-        let cx = match self.timeout(cx, options, matches!(body, Body::Stream(_))) {
+        let streams = matches!(body, Body::Stream(_));
+        let cx = match self.timeout(cx, options, &policy, streams) {
             Some(timeout) => {
                 timed = cx.clone().with_timeout(timeout);
                 &timed
@@ -186,12 +203,28 @@ impl Client {
         };
         cx.check()?;
         let entry = inner.entry(target.service, options)?;
-        let request = Request::new(Arc::clone(target.path), content_type, body)
+        let mut request = Request::new(Arc::clone(target.path), content_type, body)
             .with_metadata(inner.metadata(cx)?);
-        let end = Retry {
-            retries: options.retries.unwrap_or(inner.options.retries),
-            idempotent: options.idempotent.unwrap_or(target.idempotent),
-            dispatch: Dispatch::new(inner, &entry, options),
+        if !inner.options.middleware.is_empty() {
+            request = request.with_service(Arc::clone(target.service));
+        }
+        let retries = options
+            .retries
+            .or(policy
+                .retry
+                .attempts
+                .map(|attempts| attempts.saturating_sub(1)))
+            .unwrap_or(inner.options.retries);
+        let idempotent = options.idempotent.unwrap_or(target.idempotent);
+        let mut plan = Plan::new(retries, policy.retry, idempotent)
+            .hedged(cx, options.hedge.unwrap_or(policy.hedge));
+        plan.budget = budget;
+        let by_percentile = matches!(plan.hedge, Some(HedgeDelay::P95 | HedgeDelay::P99));
+        let end = Attempts {
+            latencies: by_percentile
+                .then(|| inner.latencies.of(target.service, target.path, cx.now())),
+            dispatch: Dispatch::new(inner, &entry, options).hedged(plan.hedge.is_some()),
+            plan,
         };
         let response = Next::new(&inner.options.middleware, &end)
             .run(cx, request)
@@ -200,15 +233,23 @@ impl Client {
         Ok(response)
     }
 
-    /// The timeout to add, if any: the call's own, or the client's for calls without a deadline.
+    /// The timeout to add, if any: the call's own, the policy's, or the client's for calls without
+    /// a deadline.
     fn timeout(
         &self,
         cx: &Context,
         options: &CallOptions,
-        stream: bool,
+        policy: &Policy,
+        streams: bool,
     ) -> Option<std::time::Duration> {
-        let default = (cx.deadline().is_none() && !stream).then_some(self.inner.options.timeout);
-        options.timeout.or(default)
+        if options.timeout.is_some() || streams {
+            return options.timeout;
+        }
+        let default = cx
+            .deadline()
+            .is_none()
+            .then_some(self.inner.options.timeout);
+        policy.timeout.or(default)
     }
 
     /// The codec for a pair of message types.

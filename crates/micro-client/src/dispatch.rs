@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use micro_core::{Context, Error, ErrorKind, Result};
-use micro_selector_core::{Entry, Outcome, Pick, PickHint};
+use micro_core::{Context, Error, ErrorKind, Random, Result};
+use micro_selector_core::{Change, Entry, Nodes, Outcome, Outliers, Pick, PickHint, Readiness};
 use micro_transport_core::{Body, Request, Response};
 
 use crate::client::Inner;
-use crate::entry::ServiceEntry;
+use crate::entry::{Built, ServiceEntry};
 use crate::options::CallOptions;
 use crate::pool::Taken;
 use crate::stream::Guarded;
@@ -19,12 +19,6 @@ use crate::stream::Guarded;
 /// A failed call counts as one that took this long, or a node that fails at once would look the
 /// best and attract every call.
 const FAILURE_PENALTY: Duration = Duration::from_secs(5);
-
-/// So many failures in a row eject a node for a while.
-const FAILURES_TO_EJECT: u32 = 5;
-
-/// How long a node is ejected, give or take a quarter.
-const EJECTION: Duration = Duration::from_secs(5);
 
 /// One call: what its attempts share.
 pub(crate) struct Dispatch<'a> {
@@ -34,6 +28,9 @@ pub(crate) struct Dispatch<'a> {
     /// The nodes tried by earlier attempts, in the set of this revision. No lock in effect: the
     /// attempts of one call seldom meet.
     tried: Mutex<(u64, Vec<usize>)>,
+    /// Whether attempts may run at the same time, so that each must know of the others' nodes from
+    /// its beginning.
+    hedged: bool,
 }
 
 impl<'a> Dispatch<'a> {
@@ -47,22 +44,52 @@ impl<'a> Dispatch<'a> {
             entry,
             options,
             tried: Mutex::default(),
+            hedged: false,
         }
+    }
+
+    /// Says that attempts may run at the same time.
+    pub(crate) fn hedged(mut self, hedged: bool) -> Self {
+        self.hedged = hedged;
+        self
+    }
+
+    /// Whether there is a node for this call that no attempt has tried.
+    pub(crate) fn has_another(&self) -> bool {
+        let built = self.entry.nodes(self.client);
+        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        tried.0 != built.revision
+            || (0..built.nodes.len()).any(|index| {
+                let entry = &built.nodes[index];
+                !tried.1.contains(&index) && entry.weight() > 0 && self.options.admits(entry)
+            })
     }
 
     /// Makes one attempt.
     pub(crate) async fn run(&self, cx: &Context, request: Request) -> Result<Response> {
         let (pick, taken) = self.take(cx).await?;
+        if self.hedged {
+            self.note_tried(pick.index());
+        }
         let start = cx.now();
-        match within(cx, taken.connection().call(cx, request)).await {
+        let mut running = Running {
+            pick: Some(pick),
+            hedged: self.hedged.then_some((cx, start)),
+        };
+        let outcome = within(cx, taken.connection().call(cx, request)).await;
+        let Some(pick) = running.pick.take() else {
+            return outcome;
+        };
+        match outcome {
             Ok(mut response) => {
                 let now = cx.now();
                 let latency = now.saturating_duration_since(start);
                 if let Body::Stream(messages) = response.body {
-                    let guarded = Guarded::new(messages, cx, pick, taken, latency);
+                    let told = self.later(pick);
+                    let guarded = Guarded::new(messages, cx, told, taken, latency);
                     response.body = Body::Stream(Box::pin(guarded));
                 } else {
-                    pick.finish(Outcome::Success(latency), now);
+                    self.finish(pick, Outcome::Success(latency), now);
                 }
                 Ok(response)
             }
@@ -122,8 +149,8 @@ impl<'a> Dispatch<'a> {
                         drop(pick);
                         return Err(err.with_unprocessed(true).with_retryable(false));
                     }
-                    // Whatever the reason, no call gets through.
-                    self.finish(pick, Outcome::Failure(FAILURE_PENALTY), cx.now());
+                    // No call has failed: its readiness keeps others away until it is back.
+                    drop(pick);
                     unreachable = Some(err);
                 }
             }
@@ -137,7 +164,7 @@ impl<'a> Dispatch<'a> {
 
     fn pick(&self, cx: &Context) -> Result<Picked> {
         let built = self.entry.nodes(self.client);
-        if built.nodes.is_empty() {
+        if built.near.is_empty() {
             return Ok(Picked::Nobody);
         }
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,9 +175,9 @@ impl<'a> Dispatch<'a> {
         }
         let random = self.client.options.random.next_u64();
         // Idle nodes are not picked while others are ready: one at a time is woken on the way.
-        let other = (random >> 32) as usize % built.pools.len();
-        if built.nodes[other].weight() > 0 && self.options.admits(&built.nodes[other]) {
-            built.pools[other].wake();
+        let other = (random >> 32) as usize % built.near.len();
+        if built.near[other].weight() > 0 && self.options.admits(&built.near[other]) {
+            self.entry.pool(self.client, &built, other).wake();
         }
         let admits = |entry: &Entry| self.options.admits(entry);
         let filter: Option<&(dyn Fn(&Entry) -> bool + Sync)> = if self.options.filters() {
@@ -163,7 +190,7 @@ impl<'a> Dispatch<'a> {
             .with_key(self.options.key)
             .with_tried(&tried.1)
             .with_filter(filter);
-        let Some(pick) = self.client.selector.pick(&built.nodes, &hint) else {
+        let Some(pick) = self.choose(&built, &hint) else {
             return Err(
                 Error::unavailable("no node of the service passes the call's filters")
                     .with_operation("client.pick")
@@ -173,7 +200,7 @@ impl<'a> Dispatch<'a> {
                     .with_retryable(false),
             );
         };
-        let pool = &built.pools[pick.index()];
+        let pool = self.entry.pool(self.client, &built, pick.index());
         if let Some(taken) = pool.ready() {
             return Ok(Picked::Ready(pick, taken));
         }
@@ -201,27 +228,89 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    fn finish(&self, pick: Pick, outcome: Outcome, now: Instant) {
-        let failed = matches!(outcome, Outcome::Failure(_));
-        if failed && pick.state().failures() + 1 >= FAILURES_TO_EJECT {
-            self.eject(pick.state(), now);
+    /// A node of the own zone, else one of the client's subset, else any.
+    fn choose(&self, built: &Built, hint: &PickHint<'_>) -> Option<Pick> {
+        let selector = &self.client.selector;
+        let good = |pick: &Pick, readiness: &[Readiness]| {
+            readiness.contains(&pick.state().readiness())
+                && !pick.state().is_ejected(hint.now)
+                && !hint.tried.contains(&pick.index())
+        };
+        let ready = |pick: &Pick| good(pick, &[Readiness::Ready]);
+        let own = built
+            .own(selector.balance(), hint.now, hint.random)
+            .and_then(|own| selector.pick(own, hint));
+        if own.as_ref().is_some_and(ready) {
+            return own;
         }
-        pick.finish(outcome, now);
+        let near = selector.pick(&built.near, hint);
+        if near.as_ref().is_some_and(ready) {
+            return near;
+        }
+        if built.near.len() < built.nodes.len() {
+            // That is no reason to go elsewhere with this call, but with later ones.
+            self.entry.redraw(self.client, hint.now);
+        }
+        let waits = [Readiness::Idle, Readiness::Connecting];
+        if own.as_ref().is_some_and(|own| good(own, &waits)) {
+            return own;
+        }
+        let fair = |near: &Pick| ready(near) || good(near, &waits);
+        if hint.filter.is_some() && !near.as_ref().is_some_and(fair) {
+            // What the filter wants may be outside of the subset.
+            return selector.pick(&built.nodes, hint);
+        }
+        near
     }
 
-    /// Ejects a node, unless half of them are out already: then it is not the nodes (panic
-    /// threshold).
-    fn eject(&self, state: &micro_selector_core::NodeState, now: Instant) {
+    fn finish(&self, pick: Pick, outcome: Outcome, now: Instant) {
         let built = self.entry.nodes(self.client);
-        let ejected = built
-            .nodes
-            .iter()
-            .filter(|entry| entry.state().is_ejected(now))
-            .count();
-        if (ejected + 1) * 2 <= built.nodes.len() {
-            let random = self.client.options.random.next_u64() % 1000;
-            state.eject(now, EJECTION.mul_f64(0.75 + random as f64 / 2000.0));
+        let random = || self.client.options.random.next_u64();
+        let change = built
+            .outliers
+            .finish(&built.near, pick, outcome, now, random);
+        note(self.entry, change);
+    }
+
+    /// What tells a pick its outcome once the call itself is gone.
+    fn later(&self, pick: Pick) -> Told {
+        let built = self.entry.nodes(self.client);
+        Told {
+            pick,
+            near: built.near.clone(),
+            outliers: Arc::clone(&built.outliers),
+            random: Arc::clone(&self.client.options.random),
         }
+    }
+}
+
+/// A pick whose call ends later than the attempt that made it: that of a stream.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pick: Pick,
+    near: Nodes,
+    outliers: Arc<Outliers>,
+    random: Arc<dyn Random>,
+}
+
+impl Told {
+    pub(crate) fn finish(self, outcome: Outcome, now: Instant) {
+        let random = || self.random.next_u64();
+        self.outliers
+            .finish(&self.near, self.pick, outcome, now, random);
+    }
+}
+
+fn note(entry: &ServiceEntry, change: Change) {
+    match change {
+        Change::None => {}
+        Change::Panic => {
+            tracing::warn!(
+                ?entry,
+                "more than half of the nodes fail: none is left out for a while"
+            );
+        }
+        change => tracing::debug!(?entry, ?change, "a node was left out or came back"),
     }
 }
 
@@ -230,6 +319,29 @@ impl std::fmt::Debug for Dispatch<'_> {
         f.debug_struct("Dispatch")
             .field("entry", &self.entry)
             .finish_non_exhaustive()
+    }
+}
+
+/// An attempt under way. If it is dropped because another one was faster, its node is known to take
+/// at least so long: or a slow node that is always outrun would never be known to be slow.
+struct Running<'a> {
+    pick: Option<Pick>,
+    hedged: Option<(&'a Context, Instant)>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let (Some(pick), Some((cx, start))) = (self.pick.take(), self.hedged) else {
+            return;
+        };
+        let now = cx.now();
+        let took = now.saturating_duration_since(start);
+        let state = pick.state();
+        // It may make the node look slower, never better: it is no success.
+        let slower = state.latency(now).is_none_or(|known| took > known);
+        if slower && state.failures() == 0 && !state.is_on_probation(now) {
+            pick.finish(Outcome::Success(took), now);
+        }
     }
 }
 

@@ -2,28 +2,90 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use micro_core::{Context, Error, ErrorKind, Result};
 use micro_registry_cache::Resolved;
 use micro_registry_core::{ListOptions, Node, Service};
-use micro_selector_core::{Entry, Nodes};
+use micro_selector_core::{Balance, Entry, Nodes, Outliers, Readiness};
 
 use crate::client::Inner;
 use crate::options::Discovery;
-use crate::pool::Pool;
+use crate::pool::{Pool, Start};
 
-/// More nodes than this are connected to only when they are picked.
+/// Without a subset, more nodes than this are connected to only when they are picked.
 const EAGER_NODES: usize = 50;
 
-/// The nodes of a service at one moment, with their pools: `pools[i]` belongs to `nodes[i]`.
+/// The nodes of a service at one moment, with their pools.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
+    /// Another number whenever the indexes mean other nodes.
     pub(crate) revision: u64,
+    /// The revision of the snapshot that it was built from.
+    source: u64,
+    /// All of them; those that this client uses come first, and of these those of its own zone.
     pub(crate) nodes: Nodes,
-    pub(crate) pools: Vec<Arc<Pool>>,
+    /// Those that this client uses.
+    pub(crate) near: Nodes,
+    own: Own,
+    slots: Vec<Arc<Slot>>,
+    pub(crate) outliers: Arc<Outliers>,
+}
+
+/// A node's pool, once there is need of one. It survives changes of the set.
+#[derive(Debug, Default)]
+struct Slot {
+    pool: OnceLock<Arc<Pool>>,
+    joins: bool,
+}
+
+/// The nodes of the own zone, and how far they can do without others.
+#[derive(Debug, Default)]
+struct Own {
+    nodes: Nodes,
+    began: Option<Instant>,
+    /// When they were last looked at, in milliseconds since `began` and from 1 on, and how many of
+    /// a thousand calls stay with them: 10 bits.
+    stay: AtomicU64,
+}
+
+impl Own {
+    /// So long what was seen of them is relied on, for looking at all costs time on every call.
+    const FRESH: u64 = 100;
+
+    /// The zone's nodes, if a call with these random bits is to stay with them.
+    fn keep(&self, balance: &Balance, now: Instant, random: u64) -> Option<&Nodes> {
+        let began = self.began?;
+        let passed = now.saturating_duration_since(began).as_millis();
+        let at = u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1);
+        let seen = self.stay.load(Ordering::Relaxed);
+        let stay = if seen == 0 || at.saturating_sub(seen >> 10) >= Self::FRESH {
+            // One that is idle or just connecting has not failed.
+            let able = |entry: &&Entry| {
+                entry.weight() > 0
+                    && entry.state().readiness() != Readiness::Failed
+                    && !entry.state().is_ejected(now)
+            };
+            let stay = balance.stay(self.nodes.iter().filter(able).count(), self.nodes.len());
+            self.stay
+                .store(at << 10 | u64::from(stay), Ordering::Relaxed);
+            u64::from(stay)
+        } else {
+            seen & 0x3ff
+        };
+        // Other bits than those that the selector begins with.
+        (random.rotate_right(17) % 1000 < stay).then_some(&self.nodes)
+    }
+}
+
+impl Built {
+    /// The nodes of the own zone, if a call with these random bits is to stay with them.
+    pub(crate) fn own(&self, balance: &Balance, now: Instant, random: u64) -> Option<&Nodes> {
+        self.own.keep(balance, now, random)
+    }
 }
 
 /// What a client knows of one service, or of one address.
@@ -31,9 +93,14 @@ pub(crate) struct ServiceEntry {
     name: Arc<str>,
     resolved: Option<Arc<Resolved>>,
     built: ArcSwap<Built>,
-    building: Mutex<()>,
+    /// The version of the resolver's view that was looked at last.
+    version: AtomicU64,
+    /// When the subset was last drawn anew because too much of it was down.
+    building: Mutex<Option<Instant>>,
     /// What the registry listed for the last call that found nobody, and when.
     seen: tokio::sync::Mutex<Option<(Instant, String)>>,
+    /// Which subset of the nodes this client uses.
+    seed: OnceLock<u64>,
 }
 
 impl ServiceEntry {
@@ -43,8 +110,11 @@ impl ServiceEntry {
             name,
             resolved: Some(resolved),
             built: ArcSwap::default(),
+            // No version: the first call builds.
+            version: AtomicU64::new(u64::MAX),
             building: Mutex::default(),
             seen: tokio::sync::Mutex::default(),
+            seed: OnceLock::new(),
         }
     }
 
@@ -53,41 +123,110 @@ impl ServiceEntry {
         let node = Arc::new(Node::new(&**address, &**address));
         let entry = Entry::new(Arc::clone(&node), "");
         let state = Arc::clone(entry.state());
-        let pool = Pool::new(node, state, Arc::clone(&client.parts), None, true);
+        let start = Start {
+            eager: true,
+            ..Start::default()
+        };
+        let pool = Pool::new(node, state, Arc::clone(&client.parts), None, start);
+        let nodes: Nodes = [entry].into_iter().collect();
         let built = Built {
             revision: 1,
-            nodes: [entry].into_iter().collect(),
-            pools: vec![Arc::new(pool)],
+            near: nodes.clone(),
+            nodes,
+            slots: vec![Arc::new(Slot {
+                pool: OnceLock::from(Arc::new(pool)),
+                joins: false,
+            })],
+            ..Built::default()
         };
         Self {
             name: Arc::clone(address),
             resolved: None,
             built: ArcSwap::from_pointee(built),
+            version: AtomicU64::new(u64::MAX),
             building: Mutex::default(),
             seen: tokio::sync::Mutex::default(),
+            seed: OnceLock::new(),
         }
     }
 
-    /// The nodes now: two atomic loads, unless they have just changed.
+    /// The nodes now: three atomic loads, unless they have just changed.
     pub(crate) fn nodes(&self, client: &Inner) -> Guard<Arc<Built>> {
-        let built = self.built.load();
         let Some(resolved) = &self.resolved else {
-            return built;
+            return self.built.load();
         };
-        if built.revision == resolved.snapshot().revision {
-            return built;
+        if self.version.load(Ordering::Acquire) == resolved.version() {
+            return self.built.load();
         }
-        self.build(client, resolved);
+        let building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the snapshot: if that changes again meanwhile, the next call sees it.
+        let version = resolved.version();
+        // Somebody else may have been faster, or only the freshness is another.
+        if self.built.load().source != resolved.snapshot().revision {
+            self.build(client, resolved);
+        }
+        self.version.store(version, Ordering::Release);
+        drop(building);
         self.built.load()
     }
 
-    fn build(&self, client: &Inner, resolved: &Arc<Resolved>) {
-        let _one = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = resolved.snapshot();
-        let old = self.built.load();
-        if old.revision == snapshot.revision {
+    /// Draws the subset anew, without the nodes that cannot be reached, if they are more than half of
+    /// it: once a second at most.
+    pub(crate) fn redraw(&self, client: &Inner, now: Instant) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let Some(resolved) = &self.resolved else {
+            return;
+        };
+        let Ok(mut last) = self.building.try_lock() else {
+            return;
+        };
+        if last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
             return;
         }
+        let built = self.built.load();
+        let failed = |entry: &&Entry| entry.state().readiness() == Readiness::Failed;
+        if built.near.len() == built.nodes.len()
+            || built.near.iter().filter(failed).count() * 2 <= built.near.len()
+        {
+            return;
+        }
+        *last = Some(now);
+        self.build(client, resolved);
+    }
+
+    /// The pool of a node.
+    pub(crate) fn pool<'a>(&self, client: &Inner, built: &'a Built, index: usize) -> &'a Arc<Pool> {
+        self.pool_of(client, &built.nodes[index], &built.slots[index], false)
+    }
+
+    fn pool_of<'a>(
+        &self,
+        client: &Inner,
+        entry: &Entry,
+        slot: &'a Slot,
+        eager: bool,
+    ) -> &'a Arc<Pool> {
+        slot.pool.get_or_init(|| {
+            let start = Start {
+                eager,
+                joins: slot.joins,
+                slow: client.selector.balance().slow_start,
+            };
+            Arc::new(Pool::new(
+                Arc::clone(entry.node()),
+                Arc::clone(entry.state()),
+                Arc::clone(&client.parts),
+                self.resolved.clone(),
+                start,
+            ))
+        })
+    }
+
+    /// Makes the set anew; what is known of nodes that stay is kept. For those who hold `building`.
+    fn build(&self, client: &Inner, resolved: &Arc<Resolved>) {
+        let snapshot = resolved.snapshot();
+        let old = self.built.load();
+        let balance = client.selector.balance();
         let known: HashMap<(&str, &str), usize> = old
             .nodes
             .iter()
@@ -97,43 +236,64 @@ impl ServiceEntry {
                 ((node.id.as_str(), node.address.as_str()), index)
             })
             .collect();
-        let total = snapshot.len();
-        let mut entries = Vec::with_capacity(total);
-        let mut pools = Vec::with_capacity(total);
+        let mut items = Vec::with_capacity(snapshot.len());
         for service in snapshot.services.iter() {
             let version: Arc<str> = Arc::from(&*service.version);
+            let endpoints = service.endpoints.iter();
+            let endpoints: Arc<[Box<str>]> = endpoints.map(|one| (*one.name).into()).collect();
             for node in &service.nodes {
-                let node = Arc::new(node.clone());
-                let mut entry = Entry::new(Arc::clone(&node), Arc::clone(&version));
-                if let Some(weight) = node.metadata.get("weight").and_then(|w| w.parse().ok()) {
-                    entry = entry.with_weight(weight);
-                }
-                // A node that kept its id and moved is a new node: nothing is known of it.
+                // A node that kept its id and moved is a new node: nothing is known of it. One with
+                // other metadata may have to be connected to in another way.
                 let same = known
                     .get(&(node.id.as_str(), node.address.as_str()))
-                    .map(|index| (&old.nodes[*index], &old.pools[*index]))
-                    .filter(|(_, pool)| pool.node().metadata == node.metadata);
-                let pool = match same {
-                    Some((old, pool)) => {
-                        entry = entry.with_state(Arc::clone(old.state()));
-                        Arc::clone(pool)
+                    .filter(|index| old.nodes[**index].node().metadata == node.metadata);
+                let entry = Entry::new(node.clone(), Arc::clone(&version))
+                    .with_registered_weight()
+                    .with_endpoints(Arc::clone(&endpoints));
+                items.push(match same {
+                    Some(index) => {
+                        let state = Arc::clone(old.nodes[*index].state());
+                        (entry.with_state(state), Arc::clone(&old.slots[*index]))
                     }
-                    None => Arc::new(Pool::new(
-                        node,
-                        Arc::clone(entry.state()),
-                        Arc::clone(&client.parts),
-                        Some(Arc::clone(resolved)),
-                        entries.len() < EAGER_NODES,
-                    )),
-                };
-                entries.push(entry);
-                pools.push(pool);
+                    None => {
+                        let slot = Slot {
+                            joins: !old.nodes.is_empty(),
+                            ..Slot::default()
+                        };
+                        (entry, Arc::new(slot))
+                    }
+                });
             }
         }
+        let seed = *self.seed.get_or_init(|| client.options.random.next_u64());
+        let reach = balance.arrange(&mut items, seed, |(entry, _)| entry);
+        let eager = if reach.subset < items.len() {
+            reach.subset
+        } else {
+            items.len().min(EAGER_NODES)
+        };
+        for (entry, slot) in &items[..eager] {
+            self.pool_of(client, entry, slot, true);
+        }
+        let (entries, slots): (Vec<Entry>, Vec<Arc<Slot>>) = items.into_iter().unzip();
+        let nodes: Nodes = entries.into_iter().collect();
+        let outliers = if old.nodes.is_empty() {
+            Arc::new(Outliers::new(balance.ejection, balance.slow_start))
+        } else {
+            Arc::clone(&old.outliers)
+        };
         self.built.store(Arc::new(Built {
-            revision: snapshot.revision,
-            nodes: entries.into_iter().collect(),
-            pools,
+            revision: old.revision + 1,
+            source: snapshot.revision,
+            near: nodes.first(reach.subset),
+            own: Own {
+                nodes: nodes.first(reach.zone),
+                began: (reach.zone > 0).then(|| client.options.clock.now()),
+                stay: AtomicU64::new(0),
+            },
+            nodes,
+            slots,
+            outliers,
         }));
     }
 

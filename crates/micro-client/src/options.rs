@@ -8,7 +8,7 @@ use std::time::Duration;
 use micro_codec_core::{Codec, Codecs};
 use micro_core::{Clock, Live, Random, SystemClock, SystemRandom};
 use micro_selector_core::Entry;
-use micro_transport_core::{Limits, Middleware, TlsIdentity};
+use micro_transport_core::{HedgePolicy, Limits, Middleware, Policies, TlsIdentity};
 
 /// What a call does while no node of its service is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +39,16 @@ pub struct ClientOptions {
     pub namespace: String,
     /// The time of a call that brings no deadline; streams have none by default. Default 30 s.
     pub timeout: Duration,
-    /// The most repetitions of a call, each on another node while there is one: of calls that
+    /// The most repetitions of a call, 10 at most, each on another node while there is one: of calls that
     /// provably never ran, and, within the budget, of idempotent ones that failed. Default 2.
+    ///
+    /// The budget is 20 % of the calls and 10 a second, shared with hedges and by all services.
     pub retries: u32,
+    /// What differs per service and method: timeout, retries, hedging. Read once per call, and
+    /// stronger than the two above; default none, which costs nothing.
+    ///
+    /// The limits in it are kept by `micro-limit`'s `PolicyLimits`, as middleware of the same value.
+    pub policies: Option<Live<Policies>>,
     /// What a call does while no node of its service is known.
     pub discovery: Discovery,
     /// How long connecting to a node may take. Default 5 s.
@@ -72,6 +79,7 @@ impl Default for ClientOptions {
             namespace: String::new(),
             timeout: Duration::from_secs(30),
             retries: 2,
+            policies: None,
             discovery: Discovery::default(),
             dial_timeout: Duration::from_secs(5),
             connections: 4,
@@ -112,6 +120,13 @@ impl ClientOptions {
     #[must_use]
     pub fn with_retries(mut self, retries: u32) -> Self {
         self.retries = retries;
+        self
+    }
+
+    /// Sets [`policies`](Self::policies).
+    #[must_use]
+    pub fn with_policies(mut self, policies: impl Into<Live<Policies>>) -> Self {
+        self.policies = Some(policies.into());
         self
     }
 
@@ -211,6 +226,9 @@ pub struct CallOptions {
     pub retries: Option<u32>,
     /// Whether the call may be repeated though it may have run.
     pub idempotent: Option<bool>,
+    /// When the call, if it is idempotent, is made on a second node as well, instead of what the
+    /// policies say.
+    pub hedge: Option<HedgePolicy>,
     /// Calls of the same key keep to one node, if the selector can.
     pub key: Option<u64>,
     /// What the call does while no node is known, instead of the client's way.
@@ -267,6 +285,13 @@ impl CallOptions {
         self
     }
 
+    /// Sets [`hedge`](Self::hedge).
+    #[must_use]
+    pub fn with_hedge(mut self, hedge: HedgePolicy) -> Self {
+        self.hedge = Some(hedge);
+        self
+    }
+
     /// Sets [`key`](Self::key).
     #[must_use]
     pub fn with_key(mut self, key: u64) -> Self {
@@ -319,6 +344,7 @@ impl fmt::Debug for CallOptions {
             .field("version", &self.version)
             .field("retries", &self.retries)
             .field("idempotent", &self.idempotent)
+            .field("hedge", &self.hedge)
             .field("key", &self.key)
             .field("filter", &self.filter.is_some())
             .finish_non_exhaustive()

@@ -67,6 +67,7 @@ struct Shared {
     parts: Arc<Parts>,
     /// Told when the node cannot be reached.
     resolved: Option<Arc<Resolved>>,
+    start: Start,
     members: ArcSwap<Vec<Arc<Member>>>,
     /// Wakes the task: a call wants a connection, or one more.
     wanted: Notify,
@@ -79,20 +80,32 @@ struct Shared {
     used: AtomicBool,
 }
 
+/// How a pool begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Start {
+    /// It connects at once, else when it is first asked.
+    pub(crate) eager: bool,
+    /// The node joins others that are at work.
+    pub(crate) joins: bool,
+    /// How long a node that joins or comes back takes less than its share.
+    pub(crate) slow: Duration,
+}
+
 impl Pool {
-    /// A pool that connects at once if `eager`, else when it is first asked.
+    /// A pool without connections.
     pub(crate) fn new(
         node: Arc<Node>,
         state: Arc<NodeState>,
         parts: Arc<Parts>,
         resolved: Option<Arc<Resolved>>,
-        eager: bool,
+        start: Start,
     ) -> Self {
         let shared = Arc::new(Shared {
             node,
             state,
             parts,
             resolved,
+            start,
             members: ArcSwap::default(),
             wanted: Notify::new(),
             more: AtomicBool::new(false),
@@ -101,16 +114,12 @@ impl Pool {
             failure: Mutex::default(),
             used: AtomicBool::new(false),
         });
-        if eager {
+        if start.eager {
             shared.state.set_readiness(Readiness::Connecting);
             shared.wanted.notify_one();
         }
         let task = tokio::spawn(supervise(Arc::clone(&shared)));
         Self { shared, task }
-    }
-
-    pub(crate) fn node(&self) -> &Arc<Node> {
-        &self.shared.node
     }
 
     /// Connects in the background if the node is idle: while another one is ready it is not
@@ -230,6 +239,7 @@ impl Shared {
     async fn run(self: Arc<Self>) {
         let mut pause = Self::FIRST_PAUSE;
         let mut unasked = 0;
+        let (mut joins, mut failed) = (self.start.joins, false);
         self.wanted.notified().await;
         loop {
             match self.dial().await {
@@ -239,6 +249,16 @@ impl Shared {
                     let mut members = self.open();
                     members.push(member);
                     self.members.store(Arc::new(members));
+                    if failed {
+                        // What comes back may be another process: what was held against the old
+                        // one would keep calls away from it.
+                        self.state.forget();
+                    }
+                    if joins || failed {
+                        let now = self.parts.options.clock.now();
+                        self.state.slow_start(now, self.start.slow);
+                    }
+                    (joins, failed) = (false, false);
                     self.state.set_readiness(Readiness::Ready);
                     self.finish_attempt(None);
                     self.more.store(false, Ordering::Relaxed);
@@ -255,6 +275,7 @@ impl Shared {
                     self.members.store(Arc::new(self.open()));
                     let alone = self.members.load().is_empty();
                     if alone {
+                        failed = true;
                         self.state.set_readiness(Readiness::Failed);
                         if let Some(resolved) = &self.resolved {
                             resolved.doubt(&self.node.id);

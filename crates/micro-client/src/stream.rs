@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 use micro_core::{Context, Error, Result};
-use micro_selector_core::{Outcome, Pick};
+use micro_selector_core::Outcome;
 use micro_transport_core::{BoxFuture, Messages};
 
-use crate::dispatch::{ended, of_deadline, verdict};
+use crate::dispatch::{Told, ended, of_deadline, verdict};
 use crate::pool::Taken;
 
 /// The stream of a reply: it ends with the call's deadline, keeps the connection taken, and tells
@@ -19,7 +19,7 @@ pub(crate) struct Guarded {
     messages: Option<Messages>,
     end: BoxFuture<'static, Error>,
     cx: Context,
-    pick: Option<Pick>,
+    told: Option<Told>,
     taken: Option<Taken>,
     /// The time until the reply began: a stream's length says nothing of its node.
     latency: Duration,
@@ -29,7 +29,7 @@ impl Guarded {
     pub(crate) fn new(
         messages: Messages,
         cx: &Context,
-        pick: Pick,
+        told: Told,
         taken: Taken,
         latency: Duration,
     ) -> Self {
@@ -38,7 +38,7 @@ impl Guarded {
             messages: Some(messages),
             end: Box::pin(async move { ended(&ends).await }),
             cx: cx.clone(),
-            pick: Some(pick),
+            told: Some(told),
             taken: Some(taken),
             latency,
         }
@@ -52,8 +52,8 @@ impl Guarded {
             None => Some(Outcome::Success(self.latency)),
             Some(err) => verdict(err, self.latency),
         };
-        if let (Some(pick), Some(outcome)) = (self.pick.take(), outcome) {
-            pick.finish(outcome, self.cx.now());
+        if let (Some(told), Some(outcome)) = (self.told.take(), outcome) {
+            told.finish(outcome, self.cx.now());
         }
     }
 }

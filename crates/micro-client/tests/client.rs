@@ -190,7 +190,7 @@ async fn a_node_that_cannot_be_reached_costs_no_call() {
     let mut fleet = Fleet::new();
     let good = Arc::new(Node1::default());
     fleet.start("good", Arc::clone(&good) as _).await;
-    let gone = Service::new("echo", "v1").with_node(Node::new("gone", "memory:nowhere"));
+    let gone = Service::new("echo", "v1").with_node(Node::new("gone", "memory:60000"));
     fleet
         .registry
         .register(&gone, RegisterOptions::default())
@@ -208,7 +208,7 @@ async fn a_node_that_cannot_be_reached_costs_no_call() {
 #[tokio::test(start_paused = true)]
 async fn a_node_alone_and_down_is_unavailable_quickly() {
     let fleet = Fleet::new();
-    let gone = Service::new("echo", "v1").with_node(Node::new("gone", "memory:nowhere"));
+    let gone = Service::new("echo", "v1").with_node(Node::new("gone", "memory:60000"));
     fleet
         .registry
         .register(&gone, RegisterOptions::default())
@@ -218,7 +218,7 @@ async fn a_node_alone_and_down_is_unavailable_quickly() {
     let start = tokio::time::Instant::now();
     let err = echo(&client).await.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
-    assert!(err.to_string().contains("address: memory:nowhere"), "{err}");
+    assert!(err.to_string().contains("address: memory:60000"), "{err}");
     assert!(
         start.elapsed() < Duration::from_secs(2),
         "{:?}",
@@ -255,7 +255,7 @@ async fn tasks_end_with_the_client() {
         .num_alive_tasks();
     let client = fleet.client(ClientOptions::default());
     echo(&client).await.unwrap();
-    let at = client.with_options(CallOptions::new().with_address("memory:nowhere"));
+    let at = client.with_options(CallOptions::new().with_address("memory:60000"));
     echo(&at).await.unwrap_err();
     drop((client, at));
     tokio::time::sleep(Duration::from_secs(1)).await;

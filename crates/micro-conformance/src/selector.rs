@@ -1,5 +1,7 @@
 //! Behavior that every selector shares.
 
+pub mod simulation;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +36,7 @@ fn run_suite<F>(open: F, allocations: Option<fn() -> u64>) -> ExitCode
 where
     F: Fn() -> Arc<dyn Selector> + Clone + Send + 'static,
 {
+    let open_one = open.clone();
     let open = move || {
         Ok(Arc::new(Setup {
             selector: open(),
@@ -43,6 +46,7 @@ where
     };
     let measures = Measures {
         allocations: allocations.is_some(),
+        slow_start: !open_one().balance().slow_start.is_zero(),
     };
     run_cases(
         cases![Measures;
@@ -56,6 +60,11 @@ where
             failed_nodes_are_the_last_resort,
             an_ejected_node_is_avoided_and_returns,
             if_all_are_ejected_they_are_tried_all_the_same,
+            after_its_ejection_a_node_takes_one_call_at_a_time,
+            in_its_slow_start_a_node_takes_less if slow_start,
+            nodes_that_all_start_slowly_share_evenly,
+            the_first_part_of_a_set_is_a_set_of_its_own,
+            the_largest_and_the_smallest_weight_do_no_harm,
             a_pick_is_in_flight_until_it_is_told_the_outcome,
             a_pick_that_is_dropped_says_nothing_of_its_node,
             threads_pick_at_the_same_time,
@@ -74,6 +83,7 @@ where
 
 struct Measures {
     allocations: bool,
+    slow_start: bool,
 }
 
 struct Setup {
@@ -301,6 +311,100 @@ async fn if_all_are_ejected_they_are_tried_all_the_same(setup: Backend) {
     assert!(taken.iter().all(|count| *count > 0), "{taken:?}");
 }
 
+async fn after_its_ejection_a_node_takes_one_call_at_a_time(setup: Backend) {
+    let mut hints = Hints::new(19);
+    let nodes = ready(3);
+    let second = Duration::from_secs(1);
+    nodes[1].state().eject(hints.now, 5 * second);
+    hints.now += 6 * second;
+    let mut picks: Vec<Pick> = (0..300)
+        .map(|_| setup.selector.pick(&nodes, &hints.next()).unwrap())
+        .collect();
+    assert_eq!(nodes[1].state().in_flight(), 1, "one says how it is");
+    // It fails: the client ejects it again.
+    let probe = picks.iter().position(|pick| pick.index() == 1).unwrap();
+    let probe = picks.swap_remove(probe);
+    probe.finish(Outcome::Failure(second), hints.now);
+    nodes[1].state().eject(hints.now, 5 * second);
+    let taken = counts(&*setup.selector, &nodes, &hints, 300);
+    assert_eq!(taken[1], 0, "{taken:?}");
+    hints.now += 6 * second;
+    while nodes[1].state().in_flight() == 0 {
+        picks.push(setup.selector.pick(&nodes, &hints.next()).unwrap());
+    }
+    picks
+        .pop()
+        .unwrap()
+        .finish(Outcome::Success(second / 100), hints.now);
+    assert!(!nodes[1].state().is_on_probation(hints.now));
+    let latency = nodes[1].state().latency(hints.now).unwrap();
+    assert!(latency < second, "what its failures cost is forgotten");
+    drop(picks);
+    let held: Vec<Pick> = (0..300)
+        .map(|_| setup.selector.pick(&nodes, &hints.next()).unwrap())
+        .collect();
+    assert!(nodes[1].state().in_flight() > 1, "it is one of all again");
+    drop(held);
+}
+
+async fn in_its_slow_start_a_node_takes_less(setup: Backend) {
+    let mut hints = Hints::new(20);
+    let nodes = ready(4);
+    let whole = Duration::from_secs(10);
+    let start = hints.now;
+    nodes[2].state().slow_start(start, whole);
+    let mut before = 0;
+    // A quarter of 4,000 is a fair share.
+    for (after, least, most) in [(0, 50, 180), (5, 350, 650), (10, 800, 1_200)] {
+        hints.now = start + Duration::from_secs(after);
+        let taken = counts(&*setup.selector, &nodes, &hints, 4_000);
+        let count = taken[2];
+        assert!((least..=most).contains(&count), "{after} s: {taken:?}");
+        assert!(count > before, "{after} s: {taken:?}");
+        before = count;
+    }
+}
+
+async fn nodes_that_all_start_slowly_share_evenly(setup: Backend) {
+    let hints = Hints::new(21);
+    let nodes = ready(4);
+    for entry in nodes.iter() {
+        entry.state().slow_start(hints.now, Duration::from_secs(10));
+    }
+    let taken = counts(&*setup.selector, &nodes, &hints, 4_000);
+    assert!(taken.iter().all(|n| (700..=1_300).contains(n)), "{taken:?}");
+}
+
+async fn the_first_part_of_a_set_is_a_set_of_its_own(setup: Backend) {
+    let hints = Hints::new(22);
+    let nodes = ready(100);
+    let few = nodes.first(3);
+    let taken = counts(&*setup.selector, &few, &hints, 900);
+    assert!(taken.iter().all(|n| *n > 100), "{taken:?}");
+    // Also if none of it can take a call, and others could.
+    for entry in few.iter() {
+        entry.state().set_readiness(Readiness::Failed);
+    }
+    let taken = counts(&*setup.selector, &few, &hints, 100);
+    assert_eq!(taken.iter().sum::<usize>(), 100);
+    let none = setup.selector.pick(&nodes.first(0), &hints.next());
+    assert!(none.is_none());
+}
+
+async fn the_largest_and_the_smallest_weight_do_no_harm(setup: Backend) {
+    let hints = Hints::new(23);
+    let weights = [u32::MAX, 0, 1, u32::MAX];
+    let nodes: Nodes = (0..4)
+        .map(|id| entry(id).with_weight(weights[id]))
+        .collect();
+    let taken = counts(&*setup.selector, &nodes, &hints, 1_000);
+    assert_eq!(taken[1], 0, "{taken:?}");
+    assert!(taken[0] > 200 && taken[3] > 200, "{taken:?}");
+    let hint = hints.next();
+    let last = setup.selector.pick(&nodes, &hint.with_tried(&[0, 2, 3]));
+    assert_eq!(last.unwrap().index(), 1, "rather than one that was tried");
+}
+
 fn in_flight(nodes: &Nodes) -> u32 {
     nodes.iter().map(|entry| entry.state().in_flight()).sum()
 }
@@ -524,7 +628,17 @@ async fn a_pick_does_not_allocate(setup: Backend) {
     for entry in few.iter().skip(1) {
         entry.state().set_readiness(Readiness::Connecting);
     }
-    for nodes in [ready(1), ready(10), ready(300), uneven, few] {
+    let troubled = ready(20);
+    for (index, entry) in troubled.iter().enumerate() {
+        let state = entry.state();
+        match index % 4 {
+            0 => state.eject(hints.now, Duration::from_secs(5)),
+            1 => state.eject(hints.now, Duration::ZERO),
+            2 => state.slow_start(hints.now, Duration::from_secs(10)),
+            _ => {}
+        }
+    }
+    for nodes in [ready(1), ready(10), ready(300), uneven, few, troubled] {
         let before = allocations();
         for n in 0..100_u32 {
             let hint = hints.next().with_tried(&[0]);

@@ -64,6 +64,13 @@ impl<T> Live<T> {
         self.0.value.load_full()
     }
 
+    /// A number that grows with every change, without looking at the value: who keeps something
+    /// that follows from the value reads it before the value, and compares it later.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
     /// The changes from now on; see [`LiveChanges`].
     #[must_use]
     pub fn changes(&self) -> LiveChanges<T> {

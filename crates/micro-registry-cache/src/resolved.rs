@@ -66,6 +66,12 @@ impl Resolved {
         &self.shared.name
     }
 
+    /// A number that grows with every snapshot: cheaper than the snapshot to compare. Read it first.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.live.version()
+    }
+
     /// What is known now: one atomic load. Do not hold it across an await.
     #[must_use]
     pub fn snapshot(&self) -> LiveGuard<Snapshot> {

@@ -28,6 +28,12 @@ impl Dice {
         u64::try_from(wide >> 64).unwrap_or(0)
     }
 
+    /// True with this likelihood, from 0 to 1.
+    pub fn chance(&mut self, likelihood: f64) -> bool {
+        // 53 bits: what an `f64` holds, so 1 is always true and 0 never.
+        ((self.roll() >> 11) as f64) < likelihood * (1_u64 << 53) as f64
+    }
+
     /// An index into something of this length; 0 if it is empty.
     pub fn index(&mut self, len: usize) -> usize {
         // It fits: the number is below `len`.
@@ -51,6 +57,9 @@ mod tests {
             "{counts:?}"
         );
         assert_eq!((dice.below(0), dice.index(0), dice.below(1)), (0, 0, 0));
+        assert!((0..1000).all(|_| dice.chance(1.0) && !dice.chance(0.0)));
+        let third = (0..9_000).filter(|_| dice.chance(1.0 / 3.0)).count();
+        assert!((2_800..3_200).contains(&third), "{third}");
         assert!((0..1000).all(|_| dice.below(u64::MAX) < u64::MAX));
     }
 }

@@ -10,14 +10,18 @@
 //! `micro-conformance`. Ask [`Nodes::candidates`] which nodes may be taken: it knows readiness,
 //! ejection, filters, and what was tried already.
 
+mod balance;
 mod dice;
+mod ejection;
 mod hint;
 mod nodes;
 mod pick;
 mod selector;
 mod state;
 
+pub use self::balance::{Balance, Reach, Zone};
 pub use self::dice::Dice;
+pub use self::ejection::{Change, Ejection, Outliers};
 pub use self::hint::PickHint;
 pub use self::nodes::{Entry, Nodes};
 pub use self::pick::{Outcome, Pick};

@@ -13,10 +13,14 @@ pub struct Entry {
     version: Arc<str>,
     weight: u32,
     hash: u64,
+    endpoints: Arc<[Box<str>]>,
     state: Arc<NodeState>,
 }
 
 impl Entry {
+    /// The weight of a node that says nothing of it.
+    const WEIGHT: u32 = 100;
+
     /// A node of which nothing is known yet.
     #[must_use]
     pub fn new(node: impl Into<Arc<Node>>, version: impl Into<Arc<str>>) -> Self {
@@ -25,7 +29,8 @@ impl Entry {
             hash: hash(node.id.as_bytes()),
             node,
             version: version.into(),
-            weight: 100,
+            weight: Self::WEIGHT,
+            endpoints: Arc::default(),
             state: Arc::default(),
         }
     }
@@ -45,6 +50,38 @@ impl Entry {
     pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
+    }
+
+    /// Takes the weight from the node's metadata: `weight`, a whole number of 32 bits.
+    ///
+    /// What is none (`NaN`, `-1`, `1.5`, `4294967296`) is ignored: the weight stays 100. One node
+    /// that writes nonsense must not stop calls to the others.
+    #[must_use]
+    pub fn with_registered_weight(self) -> Self {
+        match self.node.metadata.get("weight").map(|text| text.parse()) {
+            Some(Ok(weight)) => self.with_weight(weight),
+            _ => self,
+        }
+    }
+
+    /// Sets the endpoints that the node was registered with, such as `Greeter.Hello`.
+    #[must_use]
+    pub fn with_endpoints(mut self, endpoints: Arc<[Box<str>]>) -> Self {
+        self.endpoints = endpoints;
+        self
+    }
+
+    /// Whether the node was registered with this endpoint: for filters of calls that only some
+    /// versions answer. Of a node that lists none it is not known, and so it is false.
+    #[must_use]
+    pub fn has_endpoint(&self, name: &str) -> bool {
+        self.endpoints.iter().any(|endpoint| **endpoint == *name)
+    }
+
+    /// The zone that the node says it is in: `zone` in its metadata.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        self.node.metadata.get("zone").map(String::as_str)
     }
 
     /// The node as registered.
@@ -82,9 +119,14 @@ impl Entry {
 /// FNV-1a with the finalizer of `MurmurHash3`: short ids that differ in one digit are spread, and
 /// no seed makes processes disagree.
 fn hash(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
+    mix(hash)
+}
+
+/// The finalizer of `MurmurHash3`: every bit of the input moves half the bits of the output.
+pub(crate) const fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)
@@ -96,13 +138,15 @@ fn hash(bytes: &[u8]) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub struct Nodes {
     entries: Arc<[Entry]>,
+    len: usize,
     max_weight: u32,
 }
 
 impl Nodes {
     /// The nodes that may be taken, by index.
     ///
-    /// First choice are nodes that are ready and not ejected. If there are none, the rest are
+    /// First choice are nodes that are ready and not ejected; one whose ejection is over is as long
+    /// as no call is under way to it, until one succeeds. If there are none, the rest are
     /// taken as they come: a call may still succeed on a node that is just connecting, and
     /// trying is better than failing. What the filter refuses is never taken, what was tried
     /// already only if nothing else is left.
@@ -130,8 +174,21 @@ impl Nodes {
         self.rank(index, hint) == Some(0)
     }
 
+    /// The first so many of them, under the same indexes; all if there are no more.
+    ///
+    /// It shares the entries and allocates nothing.
+    #[must_use]
+    pub fn first(&self, len: usize) -> Self {
+        Self {
+            entries: Arc::clone(&self.entries),
+            len: len.min(self.len),
+            max_weight: self.max_weight,
+        }
+    }
+
     /// The largest weight in the set, 0 if it is empty: for strategies that draw a node and keep
-    /// it with a likelihood of its weight by this.
+    /// it with a likelihood of its weight by this. Of a [`first`](Self::first) part it may be that of the
+    /// whole.
     #[must_use]
     pub fn max_weight(&self) -> u32 {
         self.max_weight
@@ -139,7 +196,7 @@ impl Nodes {
 
     /// How good a choice a node is, 0 being the best; `None` if it may not be taken at all.
     fn rank(&self, index: usize, hint: &PickHint<'_>) -> Option<u8> {
-        let entry = self.entries.get(index)?;
+        let entry = self.get(index)?;
         if hint.filter.is_some_and(|filter| !filter(entry)) {
             return None;
         }
@@ -149,7 +206,7 @@ impl Nodes {
             Readiness::Idle | Readiness::Connecting => 1,
             Readiness::Failed => 3,
         };
-        let ejected = if state.is_ejected(hint.now) { 2 } else { 0 };
+        let ejected = if state.takes_calls(hint.now) { 0 } else { 2 };
         let unwanted = if entry.weight == 0 { 6 } else { 0 };
         let tried = if hint.tried.contains(&index) { 16 } else { 0 };
         Some(ready + ejected + unwanted + tried)
@@ -177,7 +234,7 @@ impl Deref for Nodes {
     type Target = [Entry];
 
     fn deref(&self) -> &[Entry] {
-        &self.entries
+        &self.entries[..self.len]
     }
 }
 
@@ -186,6 +243,7 @@ impl FromIterator<Entry> for Nodes {
         let entries: Arc<[Entry]> = entries.into_iter().collect();
         let max_weight = entries.iter().map(Entry::weight).max().unwrap_or(0);
         Self {
+            len: entries.len(),
             entries,
             max_weight,
         }
@@ -291,6 +349,45 @@ mod tests {
             (nodes.max_weight(), Nodes::default().max_weight()),
             (100, 0)
         );
+    }
+
+    #[test]
+    fn the_first_few_are_a_set_of_their_own() {
+        let all = nodes(5);
+        let few = all.first(2);
+        assert_eq!(
+            (few.len(), all.first(9).len(), all.first(0).len()),
+            (2, 5, 0)
+        );
+        let hint = PickHint::new(now());
+        assert_eq!(few.candidates(&hint).collect::<Vec<_>>(), [0, 1]);
+        assert!(!few.is_preferred(3, &hint));
+        let pick = few.pick(1);
+        assert_eq!(all[1].state().in_flight(), 1, "the same nodes");
+        drop(pick);
+        assert_eq!(few.first(4).len(), 2, "it does not grow again");
+    }
+
+    #[test]
+    fn a_weight_that_is_none_is_ignored() {
+        let weight = |text: &str| {
+            let node = Node::new("a", "h:1").with_metadata("weight", text);
+            Entry::new(node, "v1").with_registered_weight().weight()
+        };
+        assert_eq!((weight("0"), weight("1"), weight("250")), (0, 1, 250));
+        assert_eq!(weight("4294967295"), u32::MAX);
+        for wrong in ["", "NaN", "-1", "4294967296", "1.5", "1e3", " 5", "inf"] {
+            assert_eq!(weight(wrong), 100, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_known_by_name() {
+        let entry = Entry::new(Node::new("a", "h:1"), "v1");
+        assert!(!entry.has_endpoint("Greeter.Hello"));
+        let entry = entry.with_endpoints(Arc::from([Box::from("Greeter.Hello")]));
+        assert!(entry.has_endpoint("Greeter.Hello"));
+        assert!(!entry.has_endpoint("Greeter.Hell"));
     }
 
     #[test]

@@ -44,7 +44,11 @@ impl Pick {
         &self.state
     }
 
-    /// Tells the outcome.
+    pub(crate) fn shared(&self) -> Arc<NodeState> {
+        Arc::clone(&self.state)
+    }
+
+    /// Tells the outcome. A client does so through [`Outliers`](crate::Outliers), which eject by it.
     pub fn finish(self, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Success(latency) => self.state.succeeded(latency, now),

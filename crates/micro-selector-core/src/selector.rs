@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Nodes, Pick, PickHint};
+use crate::{Balance, Nodes, Pick, PickHint};
 
 /// Picks the node that takes the next call.
 ///
@@ -13,6 +13,14 @@ use crate::{Nodes, Pick, PickHint};
 pub trait Selector: fmt::Debug + Send + Sync + 'static {
     /// The strategy's name, as in its URL scheme: `"p2c"`, `"random"`.
     fn backend(&self) -> &'static str;
+
+    /// What surrounds the strategy: zone, subset, slow start, ejection. The client acts by it, the
+    /// selector carries it so that one URL says all of how calls are balanced.
+    ///
+    /// A strategy that takes no part in the slow start, by
+    /// [`NodeState::ramp`](crate::NodeState::ramp), turns it off:
+    /// `Balance::new().with_slow_start(Duration::ZERO)`.
+    fn balance(&self) -> &Balance;
 
     /// Picks one of the [`candidates`](Nodes::candidates); `None` if there is none.
     ///
@@ -25,6 +33,10 @@ pub trait Selector: fmt::Debug + Send + Sync + 'static {
 impl<S: Selector + ?Sized> Selector for Arc<S> {
     fn backend(&self) -> &'static str {
         (**self).backend()
+    }
+
+    fn balance(&self) -> &Balance {
+        (**self).balance()
     }
 
     fn pick(&self, nodes: &Nodes, hint: &PickHint<'_>) -> Option<Pick> {

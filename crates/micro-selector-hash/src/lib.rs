@@ -20,7 +20,8 @@ pub use self::selector::HashSelector;
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "hash";
 
-/// Opens `hash` URLs; the option `bound` is that of [`HashSelector::with_bound`].
+/// Opens `hash` URLs; the option `bound` is that of [`HashSelector::with_bound`], the others are those
+/// of `micro_selector_core::Balance::or_url`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HashDriver;
 
@@ -33,8 +34,11 @@ impl Driver<dyn Selector> for HashDriver {
     async fn open(&self, url: &Url, _env: &Env) -> Result<Arc<dyn Selector>> {
         let mut options = Options::new(url);
         let bound = options.take::<f64>("bound")?;
-        options.finish()?;
         let selector = HashSelector::new();
+        // The zone only if the URL says so: by itself, it would change where every key belongs.
+        let balance = selector.balance().clone().or_url(&mut options)?;
+        options.finish()?;
+        let selector = selector.with_balance(balance);
         Ok(Arc::new(match bound {
             Some(bound) => selector.with_bound(bound)?,
             None => selector,

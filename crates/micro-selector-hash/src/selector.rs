@@ -1,6 +1,8 @@
 //! The strategy.
 
-use micro_selector_core::{Entry, Error, Nodes, Pick, PickHint, Result, Selector};
+use std::time::Duration;
+
+use micro_selector_core::{Balance, Entry, Error, Nodes, Pick, PickHint, Result, Selector};
 
 use crate::SCHEME;
 
@@ -9,8 +11,9 @@ use crate::SCHEME;
 ///
 /// Every node draws a number from its own hash and the key; the highest one wins. A node that
 /// leaves takes only its own victories along.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct HashSelector {
+    balance: Balance,
     bound: Option<f64>,
 }
 
@@ -18,7 +21,22 @@ impl HashSelector {
     /// A selector without a bound: a key stays at its node however busy that is.
     #[must_use]
     pub const fn new() -> Self {
-        Self { bound: None }
+        Self {
+            balance: Balance::new()
+                .with_subset(0)
+                .with_slow_start(Duration::ZERO),
+            bound: None,
+        }
+    }
+
+    /// Sets zone, subset, slow start and ejection.
+    ///
+    /// By default there is no subset and no slow start, or the clients would not agree on where a
+    /// key belongs; a zone divides the keys' homes by zones.
+    #[must_use]
+    pub fn with_balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
     }
 
     /// Sets how many calls in flight a node may have, as a factor of the average by weight: 1.25
@@ -40,9 +58,19 @@ impl HashSelector {
     }
 }
 
+impl Default for HashSelector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Selector for HashSelector {
     fn backend(&self) -> &'static str {
         SCHEME
+    }
+
+    fn balance(&self) -> &Balance {
+        &self.balance
     }
 
     fn pick(&self, nodes: &Nodes, hint: &PickHint<'_>) -> Option<Pick> {
@@ -151,13 +179,13 @@ mod tests {
         nodes(&weights)
     }
 
-    fn of(selector: HashSelector, nodes: &Nodes, key: u64) -> Pick {
+    fn of(selector: &HashSelector, nodes: &Nodes, key: u64) -> Pick {
         let hint = PickHint::new(SystemClock.now()).with_key(Some(key));
         selector.pick(nodes, &hint).unwrap()
     }
 
     fn id_of(nodes: &Nodes, key: u64) -> String {
-        let index = of(HashSelector::new(), nodes, key).index();
+        let index = of(&HashSelector::new(), nodes, key).index();
         nodes[index].node().id.clone()
     }
 
@@ -172,7 +200,7 @@ mod tests {
             let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
             let mut counts = [0_u32; 3];
             for key in 0..KEYS {
-                counts[of(HashSelector::new(), &nodes, key).index()] += 1;
+                counts[of(&HashSelector::new(), &nodes, key).index()] += 1;
             }
             for (count, (_, weight)) in counts.iter().zip(weights) {
                 let share = f64::from(*count) / KEYS as f64;
@@ -232,16 +260,16 @@ mod tests {
     fn a_bound_keeps_a_hot_key_from_overrunning_its_node() {
         let nodes = equal(0..10);
         let selector = HashSelector::new().with_bound(1.25).unwrap();
-        let hot: Vec<_> = (0..100).map(|_| of(selector, &nodes, 7)).collect();
+        let hot: Vec<_> = (0..100).map(|_| of(&selector, &nodes, 7)).collect();
         for entry in nodes.iter() {
             let in_flight = entry.state().in_flight();
             assert!(in_flight <= 13, "{in_flight} of 100 calls on one of ten");
         }
-        let first = of(HashSelector::new(), &nodes, 7).index();
+        let first = of(&HashSelector::new(), &nodes, 7).index();
         assert_eq!(hot[0].index(), first, "with room, the key is at home");
         drop(hot);
         assert_eq!(
-            of(selector, &nodes, 7).index(),
+            of(&selector, &nodes, 7).index(),
             first,
             "and comes home again"
         );

@@ -13,14 +13,14 @@ mod selector;
 use std::sync::Arc;
 
 use micro_core::url::Options;
-use micro_selector_core::{Driver, Env, Result, Selector, Url, async_trait};
+use micro_selector_core::{Balance, Driver, Env, Result, Selector, Url, async_trait};
 
 pub use self::selector::P2cSelector;
 
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "p2c";
 
-/// Opens `p2c` URLs.
+/// Opens `p2c` URLs; the options are those of `micro_selector_core::Balance::or_url`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct P2cDriver;
 
@@ -30,9 +30,11 @@ impl Driver<dyn Selector> for P2cDriver {
         &[SCHEME]
     }
 
-    async fn open(&self, url: &Url, _env: &Env) -> Result<Arc<dyn Selector>> {
-        Options::new(url).finish()?;
-        Ok(Arc::new(P2cSelector::new()))
+    async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Selector>> {
+        let mut options = Options::new(url);
+        let balance = Balance::new().or_url(&mut options)?.or_env(env);
+        options.finish()?;
+        Ok(Arc::new(P2cSelector::new().with_balance(balance)))
     }
 }
 
@@ -43,10 +45,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_opens_by_url_and_refuses_options() {
+    async fn it_opens_by_url_and_refuses_what_it_does_not_know() {
         let drivers = Drivers::<dyn Selector>::new().with(P2cDriver);
         let opened = drivers.open("p2c", &Env::new()).await.unwrap();
         assert_eq!(opened.backend(), SCHEME);
+        let url = "p2c:?subset=20&slow_start=5s";
+        let opened = drivers.open(url, &Env::new()).await.unwrap();
+        assert_eq!(opened.balance().subset, 20);
         let err = drivers.open("p2c:?x=1", &Env::new()).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::InvalidArgument);
     }

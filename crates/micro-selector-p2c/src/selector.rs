@@ -2,19 +2,30 @@
 
 use std::time::Instant;
 
-use micro_selector_core::{Dice, Entry, Nodes, Pick, PickHint, Selector};
+use micro_selector_core::{Balance, Dice, Entry, Nodes, Pick, PickHint, Selector};
 
 use crate::SCHEME;
 
 /// Draws two nodes at random and takes the cheaper one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct P2cSelector(());
+#[derive(Clone, Debug, Default)]
+pub struct P2cSelector {
+    balance: Balance,
+}
 
 impl P2cSelector {
     /// A selector.
     #[must_use]
     pub const fn new() -> Self {
-        Self(())
+        Self {
+            balance: Balance::new(),
+        }
+    }
+
+    /// Sets zone, subset, slow start and ejection.
+    #[must_use]
+    pub fn with_balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
     }
 }
 
@@ -33,6 +44,10 @@ const TRY_ONE_IN: u64 = 16;
 impl Selector for P2cSelector {
     fn backend(&self) -> &'static str {
         SCHEME
+    }
+
+    fn balance(&self) -> &Balance {
+        &self.balance
     }
 
     fn pick(&self, nodes: &Nodes, hint: &PickHint<'_>) -> Option<Pick> {
@@ -100,8 +115,25 @@ fn walk(nodes: &Nodes, hint: &PickHint<'_>, dice: &mut Dice) -> Option<(usize, O
 
 fn cheaper(nodes: &Nodes, now: Instant, dice: &mut Dice, one: usize, two: usize) -> usize {
     let (a, b) = (&nodes[one], &nodes[two]);
+    let (ramp_a, ramp_b) = (a.state().ramp(now), b.state().ramp(now));
+    if ramp_a.to_bits() != ramp_b.to_bits() {
+        // One that has just come is passed over with the likelihood that is left of its ramp: by
+        // its cost alone it would take everything, or, made dear, nothing.
+        let (less, more, other) = if ramp_a < ramp_b {
+            (ramp_a, ramp_b, two)
+        } else {
+            (ramp_b, ramp_a, one)
+        };
+        if !dice.chance(less / more) {
+            return other;
+        }
+    }
     for (index, entry) in [(one, a), (two, b)] {
         let state = entry.state();
+        // It is offered only while no call is under way: this one says whether it is well again.
+        if state.is_on_probation(now) {
+            return index;
+        }
         // One at a time: while a call is under way, more would not know more.
         let alone = state.in_flight() == 0;
         if alone && state.is_stale(now) && dice.below(TRY_ONE_IN) == 0 {

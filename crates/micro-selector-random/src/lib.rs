@@ -13,14 +13,14 @@ mod selector;
 use std::sync::Arc;
 
 use micro_core::url::Options;
-use micro_selector_core::{Driver, Env, Result, Selector, Url, async_trait};
+use micro_selector_core::{Balance, Driver, Env, Result, Selector, Url, async_trait};
 
 pub use self::selector::RandomSelector;
 
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "random";
 
-/// Opens `random` URLs.
+/// Opens `random` URLs; the options are those of `micro_selector_core::Balance::or_url`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RandomDriver;
 
@@ -30,9 +30,11 @@ impl Driver<dyn Selector> for RandomDriver {
         &[SCHEME]
     }
 
-    async fn open(&self, url: &Url, _env: &Env) -> Result<Arc<dyn Selector>> {
-        Options::new(url).finish()?;
-        Ok(Arc::new(RandomSelector::new()))
+    async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Selector>> {
+        let mut options = Options::new(url);
+        let balance = Balance::new().or_url(&mut options)?.or_env(env);
+        options.finish()?;
+        Ok(Arc::new(RandomSelector::new().with_balance(balance)))
     }
 }
 
@@ -43,10 +45,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_opens_by_url_and_refuses_options() {
+    async fn it_opens_by_url_and_refuses_what_it_does_not_know() {
         let drivers = Drivers::<dyn Selector>::new().with(RandomDriver);
         let opened = drivers.open("random", &Env::new()).await.unwrap();
         assert_eq!(opened.backend(), SCHEME);
+        let url = "random:?subset=20&slow_start=5s";
+        let opened = drivers.open(url, &Env::new()).await.unwrap();
+        assert_eq!(opened.balance().subset, 20);
         let err = drivers.open("random:?x=1", &Env::new()).await.unwrap_err();
         assert_eq!(err.kind(), ErrorKind::InvalidArgument);
     }

@@ -1,27 +1,45 @@
 //! The strategy.
 
-use micro_selector_core::{Nodes, Pick, PickHint, Selector};
+use micro_selector_core::{Balance, Nodes, Pick, PickHint, Selector};
 
 use crate::SCHEME;
 
 /// Picks a node at random, in proportion to the weights.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RandomSelector(());
+#[derive(Clone, Debug, Default)]
+pub struct RandomSelector {
+    balance: Balance,
+}
 
 impl RandomSelector {
     /// A selector.
     #[must_use]
     pub const fn new() -> Self {
-        Self(())
+        Self {
+            balance: Balance::new(),
+        }
+    }
+
+    /// Sets zone, subset, slow start and ejection.
+    #[must_use]
+    pub fn with_balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
     }
 }
 
 /// How often a node is drawn blindly before all are looked at.
 const DRAWS: usize = 8;
 
+/// What a weight is multiplied by, so that a tenth of it is a whole number.
+const FINE: u64 = 1000;
+
 impl Selector for RandomSelector {
     fn backend(&self) -> &'static str {
         SCHEME
+    }
+
+    fn balance(&self) -> &Balance {
+        &self.balance
     }
 
     fn pick(&self, nodes: &Nodes, hint: &PickHint<'_>) -> Option<Pick> {
@@ -34,6 +52,9 @@ impl Selector for RandomSelector {
             let entry = nodes.get(index)?;
             let weight = u64::from(entry.weight());
             let kept = weight == heaviest || dice.below(heaviest) < weight;
+            let ramp = entry.state().ramp(hint.now);
+            // Below 1 only during a slow start: no chance is used up otherwise.
+            let kept = kept && (ramp >= 1.0 || dice.chance(ramp));
             if kept && nodes.is_preferred(index, hint) {
                 return Some(nodes.pick(index));
             }
@@ -44,6 +65,8 @@ impl Selector for RandomSelector {
         for index in nodes.candidates(hint) {
             // Weights of 0 are among the candidates only if there are no others: all are alike.
             let weight = u64::from(nodes[index].weight().max(1));
+            let ramp = nodes[index].state().ramp(hint.now);
+            let weight = ((weight * FINE) as f64 * ramp) as u64;
             total += weight;
             if dice.below(total) < weight {
                 kept = Some(index);

@@ -1,6 +1,6 @@
 //! The strategy.
 
-use micro_selector_core::{Nodes, Pick, PickHint, Selector};
+use micro_selector_core::{Balance, Nodes, Pick, PickHint, Selector};
 
 use crate::SCHEME;
 
@@ -9,14 +9,25 @@ use crate::SCHEME;
 /// This is stride scheduling (Waldspurger, Weihl: "Stride scheduling", 1995). Every node has a
 /// position that a pick moves on by a stride, which is the longer the smaller its weight; the node
 /// whose next stride is half over first has its turn. The position is kept in the node's state.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RoundRobinSelector(());
+#[derive(Clone, Debug, Default)]
+pub struct RoundRobinSelector {
+    balance: Balance,
+}
 
 impl RoundRobinSelector {
     /// A selector.
     #[must_use]
     pub const fn new() -> Self {
-        Self(())
+        Self {
+            balance: Balance::new(),
+        }
+    }
+
+    /// Sets zone, subset, slow start and ejection.
+    #[must_use]
+    pub fn with_balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
     }
 }
 
@@ -37,8 +48,13 @@ impl Selector for RoundRobinSelector {
         SCHEME
     }
 
+    fn balance(&self) -> &Balance {
+        &self.balance
+    }
+
     fn pick(&self, nodes: &Nodes, hint: &PickHint<'_>) -> Option<Pick> {
         let mut last = None;
+        let mut dice = hint.dice();
         for _ in 0..ATTEMPTS {
             let candidates = nodes.candidates(hint);
             let (mut front, mut longest) = (0, 0);
@@ -62,7 +78,14 @@ impl Selector for RoundRobinSelector {
                 }
             }
             let (_, index, seen, next) = first?;
-            if nodes[index].state().take_turn(seen, next) {
+            let state = nodes[index].state();
+            if state.take_turn(seen, next) {
+                let ramp = state.ramp(hint.now);
+                // In its slow start a node passes up some of its turns.
+                if ramp < 1.0 && !dice.chance(ramp) {
+                    last = Some(index);
+                    continue;
+                }
                 return Some(nodes.pick(index));
             }
             last = Some(index);

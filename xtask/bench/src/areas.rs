@@ -1,5 +1,9 @@
 //! The areas that can be measured. A new one is a module here and a line in [`AREAS`].
 
+#[cfg(feature = "discovery")]
+mod discovery;
+#[cfg(all(feature = "discovery", feature = "micro"))]
+mod overload;
 mod rpc;
 
 use crate::Result;
@@ -23,8 +27,16 @@ impl std::fmt::Debug for Area {
 }
 
 /// All of them.
-pub(crate) const AREAS: &[Area] = &[Area {
-    name: "rpc",
-    about: "a unary echo: raw multiplexer, hyper, tonic and micro in turns",
-    run: rpc::run,
-}];
+pub(crate) const AREAS: &[Area] = &[
+    Area {
+        name: "rpc",
+        about: "a unary echo: raw multiplexer, hyper, tonic and micro in turns",
+        run: rpc::run,
+    },
+    #[cfg(feature = "discovery")]
+    Area {
+        name: "discovery",
+        about: "fleets on bad days in simulated time, picks, cached resolution",
+        run: discovery::run,
+    },
+];

@@ -39,8 +39,8 @@ impl Driver<dyn Selector> for {{Type}}Driver {
         &[SCHEME]
     }
 
-    async fn open(&self, url: &Url, _env: &Env) -> Result<Arc<dyn Selector>> {
-        let config = {{Type}}Config::from_url(url)?;
+    async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Selector>> {
+        let config = {{Type}}Config::from_url(url, env)?;
         Ok(Arc::new({{Type}}Selector::new(config)))
     }
 }

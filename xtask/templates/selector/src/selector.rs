@@ -1,7 +1,7 @@
 //! The strategy itself: of two nodes drawn by lot, the one with fewer calls in flight. Replace that
 //! by {{backend}}.
 
-use micro_selector_core::{Entry, Nodes, Pick, PickHint, Selector};
+use micro_selector_core::{Balance, Entry, Nodes, Pick, PickHint, Selector};
 
 use crate::SCHEME;
 use crate::{{Type}}Config;
@@ -34,6 +34,10 @@ impl {{Type}}Selector {
 impl Selector for {{Type}}Selector {
     fn backend(&self) -> &'static str {
         SCHEME
+    }
+
+    fn balance(&self) -> &Balance {
+        &self.config.balance
     }
 
     fn pick(&self, nodes: &Nodes, hint: &PickHint<'_>) -> Option<Pick> {
