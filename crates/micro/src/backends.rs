@@ -5,8 +5,8 @@ use std::sync::Arc;
 use micro_client::ClientOptions;
 use micro_core::{Drivers, Env, Error, Live, Result};
 use micro_registry_core::Registry;
-use micro_selector_core::Selector;
-use micro_transport_core::{Limits, Middleware, TlsIdentity, Transport};
+use micro_selector_core::{Selector, Zone};
+use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
 use tokio::sync::OnceCell;
 
 use crate::{Client, DriverSet, Settings};
@@ -26,6 +26,8 @@ pub(crate) struct Wishes {
     pub(crate) limits: Live<Limits>,
     pub(crate) tls: Option<Live<TlsIdentity>>,
     pub(crate) codecs: Option<micro_codec_core::Codecs>,
+    pub(crate) zone: Option<String>,
+    pub(crate) policies: Option<Live<Policies>>,
     pub(crate) client_middleware: Vec<Arc<dyn Middleware>>,
     pub(crate) client_timeout: Option<std::time::Duration>,
 }
@@ -58,8 +60,19 @@ impl Backends {
         self.settings.get("MICRO_NAMESPACE").or(code).unwrap_or("")
     }
 
+    /// The zone that the program runs in.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.settings
+            .get("MICRO_ZONE")
+            .or(self.wishes.zone.as_deref())
+    }
+
     fn env(&self) -> Env {
-        self.wishes.env.clone().with_namespace(self.namespace())
+        let env = self.wishes.env.clone().with_namespace(self.namespace());
+        match self.zone() {
+            Some(zone) => env.with::<Zone>(Zone::new(zone)),
+            None => env,
+        }
     }
 
     pub(crate) async fn registry(&self) -> Result<Arc<dyn Registry>> {
@@ -111,6 +124,12 @@ impl Backends {
             options.name.clone_from(&wishes.name);
             options.tls.clone_from(&wishes.tls);
             options.middleware.clone_from(&wishes.client_middleware);
+            options.policies.clone_from(&wishes.policies);
+            if let Some(policies) = &wishes.policies {
+                // Outermost: what is refused should cost nothing else.
+                let limits = micro_limit::PolicyLimits::new(policies.clone());
+                options.middleware.insert(0, Arc::new(limits));
+            }
             let timeout = self.settings.duration("MICRO_CLIENT_TIMEOUT")?;
             if let Some(timeout) = timeout.or(wishes.client_timeout) {
                 options.timeout = timeout;

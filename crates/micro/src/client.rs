@@ -8,7 +8,7 @@ use micro_codec_core::Codec;
 use micro_core::{Env, Live, Result};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
-use micro_transport_core::{Limits, Middleware, TlsIdentity, Transport};
+use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
 
 use crate::backends::{Backends, Wishes};
 use crate::{DriverSet, Settings};
@@ -157,6 +157,19 @@ impl ClientBuilder {
     /// Sets the time of a call that brings no deadline.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.wishes.client_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets timeouts, retries, hedging and limits, by service and method; they may change while
+    /// the client runs.
+    pub fn policies(mut self, policies: impl Into<Live<Policies>>) -> Self {
+        self.wishes.policies = Some(policies.into());
+        self
+    }
+
+    /// Sets the zone that the program runs in: nodes of the same zone come first.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.wishes.zone = Some(zone.into());
         self
     }
 

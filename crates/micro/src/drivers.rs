@@ -102,15 +102,15 @@ pub fn drivers() -> DriverSet {
         set.selector = set.selector.with_feature(scheme, feature);
     }
     #[cfg(feature = "registry-consul")]
-    let set = set.with(micro_registry_consul::ConsulDriver::default());
+    let set = set.with(micro_registry_consul::ConsulDriver);
     #[cfg(feature = "registry-etcd")]
     let set = set.with(micro_registry_etcd::EtcdDriver::default());
     #[cfg(feature = "registry-kubernetes")]
-    let set = set.with(micro_registry_kubernetes::KubernetesDriver::default());
+    let set = set.with(micro_registry_kubernetes::KubernetesDriver);
     #[cfg(feature = "registry-nats")]
-    let set = set.with(micro_registry_nats::NatsDriver::default());
+    let set = set.with(micro_registry_nats::NatsDriver);
     #[cfg(feature = "registry-static")]
-    let set = set.with(micro_registry_static::StaticDriver::default());
+    let set = set.with(micro_registry_static::StaticDriver);
     #[cfg(feature = "registry-mdns")]
     let set = set.with(micro_registry_mdns::MdnsDriver);
     #[cfg(feature = "registry-memory")]

@@ -33,7 +33,8 @@ pub use micro_core::{
 pub use micro_macros::{Message, service};
 pub use micro_server::{Contract, Reflection, Routes};
 pub use micro_transport_core::{
-    Body, Limits, Middleware, Next, Request, Response, Stop, TlsIdentity,
+    Body, BudgetPolicy, ErrorExt, HedgeDelay, HedgePolicy, LimitPolicy, Limits, Middleware, Next,
+    Policies, Policy, Request, Response, RetryPolicy, Stop, TlsIdentity,
 };
 
 /// How messages become bytes.
@@ -68,11 +69,11 @@ pub mod transport {
 
 /// Which nodes run a service.
 pub mod registry {
-    #[doc(inline)]
-    pub use micro_registry_core::*;
     #[cfg(feature = "registry-consul")]
     #[doc(inline)]
     pub use micro_registry_consul as consul;
+    #[doc(inline)]
+    pub use micro_registry_core::*;
     #[cfg(feature = "registry-etcd")]
     #[doc(inline)]
     pub use micro_registry_etcd as etcd;
@@ -112,7 +113,6 @@ pub mod selector {
 }
 
 /// Rate, concurrency and circuit limits as middleware.
-#[cfg(feature = "limit")]
 #[doc(inline)]
 pub use micro_limit as limit;
 /// Certificates from PEM, and TLS configuration.

@@ -11,7 +11,7 @@ use micro_core::{Env, Error, Live, Result};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
 use micro_server::{Contract, Reflection, Routes, RunningServer, Server, ServerOptions};
-use micro_transport_core::{Limits, Middleware, TlsIdentity, Transport};
+use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
 
 use crate::backends::{Backends, Wishes};
 use crate::{Client, DriverSet, Settings};
@@ -183,6 +183,22 @@ impl Service {
     pub fn codec(mut self, codec: impl Codec) -> Self {
         let codecs = self.wishes.codecs.take().unwrap_or_else(crate::codecs);
         self.wishes.codecs = Some(codecs.with(codec));
+        self
+    }
+
+    /// Sets timeouts, retries and hedging of calls made, and limits of calls made and answered, by
+    /// service and method; they may change while the service runs.
+    #[must_use]
+    pub fn policies(mut self, policies: impl Into<Live<Policies>>) -> Self {
+        self.wishes.policies = Some(policies.into());
+        self
+    }
+
+    /// Sets the zone that the program runs in: it is announced, and nodes of the same zone are
+    /// called first.
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.wishes.zone = Some(zone.into());
         self
     }
 
@@ -377,7 +393,7 @@ impl Service {
         for hook in hooks.before_start {
             hook().await?;
         }
-        let options = server_options(self.options, &backends)?;
+        let options = server_options(&self.name, self.options, &backends)?;
         let registry = backends.registry().await?;
         let transport = backends.transport().await?;
         let mut server = Server::new(&self.name).options(options);
@@ -456,11 +472,20 @@ impl fmt::Debug for Service {
 }
 
 /// Flags and variables outweigh what code said.
-fn server_options(mut options: ServerOptions, backends: &Backends) -> Result<ServerOptions> {
+fn server_options(
+    name: &str,
+    mut options: ServerOptions,
+    backends: &Backends,
+) -> Result<ServerOptions> {
     let settings = &backends.settings;
     let wishes = &backends.wishes;
     options.tls.clone_from(&wishes.tls);
     options.limits = wishes.limits.clone();
+    if let Some(policies) = &wishes.policies {
+        // Outermost: what is refused should cost nothing else.
+        let limits = micro_limit::PolicyLimits::of_service(name, policies.clone());
+        options.middleware.insert(0, Arc::new(limits));
+    }
     options.codecs = wishes.codecs.clone().unwrap_or_else(crate::codecs);
     options.clock = Arc::clone(wishes.env.clock());
     options.random = Arc::clone(wishes.env.random());
@@ -491,6 +516,10 @@ fn server_options(mut options: ServerOptions, backends: &Backends) -> Result<Ser
         options
             .metadata
             .insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    if let Some(zone) = backends.zone() {
+        let metadata = &mut options.metadata;
+        metadata.entry("zone".into()).or_insert_with(|| zone.into());
     }
     if let Some(ttl) = settings.duration("MICRO_REGISTER_TTL")? {
         options.register_ttl = ttl;

@@ -36,6 +36,7 @@ pub const SETTINGS: &[Setting] = settings! {
     "MICRO_TRANSPORT" "--transport" "grpc" "The transport's URL"
     "MICRO_SELECTOR" "--selector" "p2c" "The balancing strategy's URL: p2c, random, roundrobin, hash"
     "MICRO_NAMESPACE" "--namespace" "" "Separates fleets: services of other namespaces are not seen"
+    "MICRO_ZONE" "--zone" "" "The zone that the program runs in: nodes announce it, clients prefer it"
     "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, port, host:port or host:from-to; ':8080' is every IPv4 interface"
     "MICRO_SERVER_ADVERTISE" "--server-advertise" "" "The address that is registered, if it is not the one bound"
     "MICRO_SERVER_ID" "--server-id" "<name>-<random>" "The node's id"
