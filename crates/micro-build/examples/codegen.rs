@@ -30,6 +30,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     for (folder, files) in [
         ("crates/micro-codec-proto/src/generated", well_known()?),
         ("crates/micro-server/src/generated", server(&protos)?),
+        ("crates/micro-etcd/src/generated", etcd(&protos)?),
     ] {
         let folder = root.join(folder);
         for (name, code) in files {
@@ -90,6 +91,26 @@ fn server(protos: &Path) -> Result<Files, Box<dyn Error>> {
         &[protos],
     )?);
     Ok(out)
+}
+
+/// The calls of etcd. Bare messages: glue needs neither views nor JSON of them.
+fn etcd(protos: &Path) -> Result<Files, Box<dyn Error>> {
+    let compiled = protox::compile(["etcd/rpc.proto"], [protos])?;
+    let files = compiled.file.into_iter().map(|file| {
+        let module = prost_build::Module::from_protobuf_package_name(file.package());
+        (module, file)
+    });
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]);
+    let code = config.generate(files.collect())?.into_iter();
+    Ok(code
+        .map(|(module, code)| {
+            let name = module.to_file_name_or("etcd");
+            let allowed = "dead_code, missing_docs, unreachable_pub, clippy::all, clippy::pedantic";
+            let head = "// @generated from proto/etcd by `cargo xtask codegen`: do not edit.";
+            (name, format!("{head}\n#![allow({allowed})]\n\n{code}"))
+        })
+        .collect())
 }
 
 /// As `cargo fmt` would have it.

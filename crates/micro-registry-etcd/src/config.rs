@@ -1,31 +1,38 @@
 //! What the URL says.
 
-use std::fmt;
-use std::time::Duration;
+use micro_core::url::Options;
+use micro_etcd::EtcdConfig;
+use micro_registry_core::{Error, Result, Url};
 
-use micro_core::Secret;
-use micro_core::url::{Options, Span};
-use micro_registry_core::{Result, Url};
+/// Where go-micro keeps its services.
+const PREFIX: &str = "/micro/registry/";
 
-/// The port of an endpoint that names none.
-const DEFAULT_PORT: u16 = 7000;
-
-/// How to reach etcd.
-#[derive(Clone, PartialEq, Eq)]
+/// How to reach etcd, and where in it the services are.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct EtcdConfig {
-    /// The servers, as `host:port`; the first one that answers is used.
-    pub endpoints: Vec<String>,
-    /// Who we are, if the servers ask.
-    pub username: Option<String>,
-    /// How we prove it.
-    pub password: Option<Secret>,
-    /// How long one request may take.
-    pub timeout: Duration,
+pub struct EtcdRegistryConfig {
+    /// How to reach etcd, and who we are.
+    pub etcd: EtcdConfig,
+    /// What all keys begin with. Default: go-micro's `/micro/registry/`.
+    pub prefix: String,
+    /// Whether loopback addresses of nodes make sense on this machine. Default: if all members
+    /// named are on loopback themselves. Say no if such a member is a tunnel to elsewhere.
+    pub loopback: Option<bool>,
 }
 
-impl EtcdConfig {
-    /// Reads `etcd://user:password@host:port?endpoint=host:port&timeout=5s`.
+impl Default for EtcdRegistryConfig {
+    fn default() -> Self {
+        Self {
+            etcd: EtcdConfig::default(),
+            prefix: PREFIX.to_owned(),
+            loopback: None,
+        }
+    }
+}
+
+impl EtcdRegistryConfig {
+    /// Reads `etcd://user:password@host:2379?prefix=/micro/registry/&loopback=false&…`; the other
+    /// options are those of [`EtcdConfig`].
     ///
     /// # Errors
     ///
@@ -33,37 +40,39 @@ impl EtcdConfig {
     pub fn from_url(url: &Url) -> Result<Self> {
         let mut options = Options::new(url);
         let mut config = Self {
-            endpoints: options.endpoints(DEFAULT_PORT)?,
-            username: options.username(),
-            password: options.password(),
+            etcd: EtcdConfig::take(url, &mut options)?,
+            loopback: options.take("loopback")?,
             ..Self::default()
         };
-        if let Some(Span(timeout)) = options.take("timeout")? {
-            config.timeout = timeout;
+        if let Some(prefix) = options.take("prefix")? {
+            config.prefix = prefix;
         }
         options.finish()?;
+        config.check()?;
         Ok(config)
     }
-}
 
-impl Default for EtcdConfig {
-    fn default() -> Self {
-        Self {
-            endpoints: Vec::new(),
-            username: None,
-            password: None,
-            timeout: Duration::from_secs(5),
+    /// Checks what fields alone cannot say.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for a prefix that is none.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.etcd.check()?;
+        let name = self.prefix.trim_end_matches('/');
+        if name.is_empty() || self.prefix.len() > 256 || self.prefix.contains(char::is_control) {
+            return Err(Error::invalid_argument(
+                "a prefix has a name and at most 256 bytes: '/micro/registry/'",
+            )
+            .with_operation("registry.open")
+            .with_context("prefix", self.prefix.escape_debug()));
         }
+        Ok(())
     }
-}
 
-// By hand, so that a field added later is shown only if somebody decides so.
-impl fmt::Debug for EtcdConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdConfig")
-            .field("endpoints", &self.endpoints)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
+    /// Whether loopback addresses are of this machine.
+    pub(crate) fn believes_loopback(&self) -> bool {
+        self.loopback.unwrap_or_else(|| self.etcd.is_loopback())
     }
 }
 
@@ -71,25 +80,35 @@ impl fmt::Debug for EtcdConfig {
 mod tests {
     use super::*;
 
-    fn config(url: &str) -> Result<EtcdConfig> {
-        EtcdConfig::from_url(&micro_core::url::resolve(url)?)
+    fn config(url: &str) -> Result<EtcdRegistryConfig> {
+        EtcdRegistryConfig::from_url(&micro_core::url::resolve(url)?)
     }
 
     #[test]
     fn a_bare_scheme_is_enough() {
-        assert_eq!(config("etcd").unwrap(), EtcdConfig::default());
+        assert_eq!(config("etcd").unwrap(), EtcdRegistryConfig::default());
+        assert!(config("etcd").unwrap().believes_loopback());
     }
 
     #[test]
     fn the_url_says_it_all_and_debug_does_not() {
-        let config = config("etcd://me:hunter2@a:1?endpoint=b:2&timeout=250ms").unwrap();
-        assert_eq!(config.endpoints, ["a:1", "b:2"]);
-        assert_eq!(config.timeout, Duration::from_millis(250));
+        let config = config("etcd://me:hunter2@a:1?endpoint=b:2&prefix=/x/&loopback=true").unwrap();
+        assert_eq!(config.etcd.endpoints, ["a:1", "b:2"]);
+        assert_eq!(config.prefix, "/x/");
+        assert!(config.believes_loopback());
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 
     #[test]
-    fn a_misspelt_option_is_refused() {
-        assert!(config("etcd://a?tiemout=1s").is_err());
+    fn what_makes_no_sense_is_refused() {
+        for url in [
+            "etcd://a?tiemout=1s",
+            "etcd://a?prefix=",
+            "etcd://a?prefix=//",
+            "etcd://a?prefix=a%0Ab",
+        ] {
+            assert!(config(url).is_err(), "{url}");
+        }
+        assert!(!config("etcd://10.0.0.1").unwrap().believes_loopback());
     }
 }

@@ -1,40 +1,27 @@
-//! A [`Registry`] in etcd. URL: `etcd://host:port`.
-//!
-//! ```
-//! use micro_registry_etcd::EtcdDriver;
-//! use micro_registry_core::{Drivers, Env, Node, RegistryExt as _, Service};
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> micro_registry_core::Result<()> {
-//! let drivers = Drivers::new().with(EtcdDriver::default());
-//! let registry = drivers.open("etcd://127.0.0.1:7000", &Env::new()).await?;
-//! let service = Service::new("greeter", "v1").with_node(Node::new("a", "127.0.0.1:9"));
-//! registry.register(&service, Default::default()).await?;
-//! assert_eq!(registry.get("greeter").await?, [service]);
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod config;
+mod lane;
+mod layout;
 mod registry;
+mod view;
+mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use micro_registry_core::{Driver, Env, Registry, Result, Url, async_trait};
 
-pub use self::config::EtcdConfig;
+pub use self::config::EtcdRegistryConfig;
 pub use self::registry::EtcdRegistry;
+pub use micro_etcd::EtcdConfig;
 
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "etcd";
 
 /// Opens `etcd` URLs: give it to `Drivers::with`.
-///
-/// What one driver opens at one server and in one namespace shares a directory.
-#[derive(Clone, Debug, Default)]
-pub struct EtcdDriver {
-    directories: registry::Directories,
-}
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct EtcdDriver {}
 
 #[async_trait]
 impl Driver<dyn Registry> for EtcdDriver {
@@ -43,8 +30,12 @@ impl Driver<dyn Registry> for EtcdDriver {
     }
 
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
-        let config = EtcdConfig::from_url(url)?;
-        let directory = self.directories.of(&config.endpoints, env.namespace());
-        Ok(Arc::new(EtcdRegistry::new(config, env, directory)))
+        let config = EtcdRegistryConfig::from_url(url)?;
+        Ok(Arc::new(EtcdRegistry::new(config, env)?))
     }
+}
+
+/// Nothing panics while it holds a lock of ours, so a poisoned one holds whole data.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

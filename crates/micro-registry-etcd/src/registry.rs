@@ -1,57 +1,204 @@
-//! The registry itself. It keeps a directory in this process: replace that by etcd.
+//! The registry itself.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use futures_util::stream;
-use micro_core::Clock;
+use micro_core::Random;
+use micro_etcd::{Client, Keys, Position};
 use micro_registry_core::{
-    Capabilities, DeregisterOptions, Env, Error, Event, EventKind, EventStream, GetOptions,
-    ListOptions, Node, RegisterOptions, Registry, Result, Service, WatchOptions, async_trait,
-    check_deregistration, check_name, check_registration,
+    Capabilities, DeregisterOptions, Env, Error, ErrorKind, EventStream, GetOptions, ListOptions,
+    RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_deregistration,
+    check_name, check_registration,
 };
-use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::EtcdConfig;
-use crate::SCHEME;
+use crate::lane::{Lane, Place};
+use crate::layout::Layout;
+use crate::view::{Noise, View};
+use crate::{EtcdRegistryConfig, SCHEME, lock, watch};
 
-/// How many changes a watch may be behind before it is told that it missed some.
-const BACKLOG: usize = 1024;
-/// How often a watch looks for what expired.
-const LOOK: Duration = Duration::from_millis(200);
+/// So many nodes are looked at, at most; more would be an attack, or want another design.
+const MAX_NODES: usize = 100_000;
 
 /// A registry in etcd; clones see the same directory.
-#[derive(Clone, Debug)]
+///
+/// A registration with a TTL has a lease of etcd's, which lives until its TTL has passed without
+/// another registration, and no longer: nothing in the background keeps a node alive whose program
+/// hangs.
+#[derive(Clone)]
 pub struct EtcdRegistry {
-    config: EtcdConfig,
-    clock: Arc<dyn Clock>,
-    directory: Directory,
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    config: EtcdRegistryConfig,
+    client: Client,
+    random: Arc<dyn Random>,
+    layout: Layout,
+    noise: Arc<Noise>,
+    /// By service. One that holds nothing is taken out again.
+    lanes: Mutex<HashMap<String, SharedLane>>,
+}
+
+type SharedLane = Arc<tokio::sync::Mutex<Lane>>;
+
+/// What a call does with the lane of its service.
+enum Task {
+    Register(Option<Duration>),
+    Deregister,
+}
+
+impl fmt::Debug for EtcdRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdRegistry")
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EtcdRegistry {
-    pub(crate) fn new(config: EtcdConfig, env: &Env, directory: Directory) -> Self {
-        Self {
+    /// Opens it; the first call connects.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for what does not go together, and for certificates that cannot be read.
+    pub fn new(config: EtcdRegistryConfig, env: &Env) -> Result<Self> {
+        config.check()?;
+        let shared = Shared {
+            client: Client::new(config.etcd.clone(), Arc::clone(env.random()))?,
+            random: Arc::clone(env.random()),
+            layout: Layout::new(&config.prefix, env.namespace()),
+            noise: Arc::default(),
+            lanes: Mutex::default(),
             config,
-            // Ask it, never the machine: tests stop it and move it.
-            clock: Arc::clone(env.clock()),
-            directory,
-        }
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// What it was opened with.
     #[must_use]
-    pub fn config(&self) -> &EtcdConfig {
-        &self.config
+    pub fn config(&self) -> &EtcdRegistryConfig {
+        &self.shared.config
     }
 
-    /// The directory as of now: what expired is gone, and announced.
-    fn now(&self) -> &Directory {
-        self.directory.expire(self.clock.now());
-        &self.directory
+    /// Does something with a lane, to the end even if the caller is gone.
+    async fn in_lane(&self, operation: &'static str, service: &Service, task: Task) -> Result<()> {
+        let name = service.name.clone();
+        let lane = Arc::clone(lock(&self.shared.lanes).entry(name.clone()).or_default());
+        let deadline = Instant::now() + self.config().etcd.timeout;
+        let keeper = Keeper {
+            shared: Arc::clone(&self.shared),
+            name,
+            lane: Some(Arc::clone(&lane)),
+        };
+        // In turn: the lock is a fair one, and taken in the callers' own order.
+        let turn = timeout_at(deadline, lane.lock_owned()).await;
+        let Ok(mut held) = turn else {
+            return Err(
+                Error::unavailable("an earlier call about this service is not over yet")
+                    .with_operation(operation),
+            );
+        };
+        let (shared, service) = (Arc::clone(&self.shared), service.clone());
+        // It ends by its deadline.
+        let work = tokio::spawn(async move {
+            let keeper = keeper;
+            let place = Place {
+                client: &shared.client,
+                layout: &shared.layout,
+            };
+            let work = async {
+                match task {
+                    Task::Register(ttl) => held.register(&place, &service, ttl).await,
+                    Task::Deregister => held.deregister(&place, &service).await,
+                }
+            };
+            let done = timeout_at(deadline, work).await;
+            drop(held);
+            drop(keeper);
+            done.unwrap_or_else(|_| Err(Error::unavailable("etcd does not answer in time")))
+        });
+        work.await
+            .unwrap_or_else(|err| Err(Error::internal("the call failed").with_source(err)))
+            .map_err(|err| failed(operation, err))
     }
+}
+
+/// Takes a lane out of the table when it holds nothing and nobody waits for it.
+struct Keeper {
+    shared: Arc<Shared>,
+    name: String,
+    lane: Option<SharedLane>,
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let Some(lane) = self.lane.take() else { return };
+        let mut lanes = lock(&self.shared.lanes);
+        let unused = lane.try_lock().is_ok_and(|lane| lane.is_empty());
+        // Ours and the table's: whoever else wants it asks the table, which is locked.
+        if unused && Arc::strong_count(&lane) == 2 {
+            lanes.remove(&self.name);
+        }
+    }
+}
+
+impl Shared {
+    /// Reads everything below some keys, as of one revision.
+    pub(crate) async fn load(&self, keys: &Keys) -> Result<(View, Position)> {
+        let loaded = timeout(self.config.etcd.timeout, async {
+            match self.load_once(keys).await {
+                // Compacted while it was read.
+                Err(err) if err.kind() == ErrorKind::OutOfRange => self.load_once(keys).await,
+                loaded => loaded,
+            }
+        });
+        loaded
+            .await
+            .unwrap_or_else(|_| Err(Error::unavailable("etcd does not answer in time")))
+    }
+
+    async fn load_once(&self, keys: &Keys) -> Result<(View, Position)> {
+        let mut view = View::new(self.layout.clone(), Arc::clone(&self.noise));
+        let mut count = 0_usize;
+        let scan = self.client.scan(keys.clone(), |found| {
+            count += 1;
+            if count > MAX_NODES {
+                return Err(Error::new(
+                    ErrorKind::ResourceExhausted,
+                    "there are more entries in etcd than are looked at",
+                )
+                .with_context("most", MAX_NODES));
+            }
+            view.add(&found);
+            Ok(())
+        });
+        let position = scan.await?;
+        Ok((view, position))
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn random(&self) -> &dyn Random {
+        &*self.random
+    }
+}
+
+/// Registering and deregistering can be repeated, so that not to know is no more than not to reach.
+pub(crate) fn failed(operation: &'static str, err: Error) -> Error {
+    let err = match err.kind() {
+        ErrorKind::OutcomeUnknown => {
+            Error::unavailable("etcd did not say whether it is done; do it again").with_source(err)
+        }
+        _ => err,
+    };
+    err.with_operation(operation)
 }
 
 #[async_trait]
@@ -60,210 +207,64 @@ impl Registry for EtcdRegistry {
         SCHEME
     }
 
-    /// Claim what is so, and no more: the suite checks what is claimed.
     fn capabilities(&self) -> Capabilities {
-        // `local`, and not `shared`, as long as the directory is in this process.
-        Capabilities::default().with_ttl(true).with_local(true)
+        Capabilities::default()
+            .with_ttl(true)
+            .with_shared(true)
+            .with_loopback(self.config().believes_loopback())
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
-        check_registration(service).map_err(|err| err.with_operation("registry.register"))?;
-        // A TTL beyond what the clock can count never passes.
-        let expires = opts.ttl.and_then(|ttl| self.clock.now().checked_add(ttl));
-        self.now().add(service, expires);
-        Ok(())
+        const OPERATION: &str = "registry.register";
+        check_registration(service).map_err(|err| err.with_operation(OPERATION))?;
+        if service.version.len() > 512 || service.version.contains(char::is_control) {
+            return Err(Error::invalid_argument(
+                "a version has at most 512 bytes and no control characters",
+            )
+            .with_operation(OPERATION));
+        }
+        self.in_lane(OPERATION, service, Task::Register(opts.ttl))
+            .await
     }
 
     async fn deregister(&self, service: &Service, _opts: DeregisterOptions) -> Result<()> {
-        check_deregistration(service).map_err(|err| err.with_operation("registry.deregister"))?;
-        self.now().remove(service);
-        Ok(())
+        const OPERATION: &str = "registry.deregister";
+        check_deregistration(service).map_err(|err| err.with_operation(OPERATION))?;
+        self.in_lane(OPERATION, service, Task::Deregister).await
     }
 
     async fn get_service(&self, name: &str, _opts: GetOptions) -> Result<Vec<Service>> {
-        check_name(name).map_err(|err| err.with_operation("registry.get_service"))?;
-        let mut found = self.now().services();
-        found.retain(|service| service.name == name);
+        const OPERATION: &str = "registry.get_service";
+        check_name(name).map_err(|err| err.with_operation(OPERATION))?;
+        let keys = self.shared.layout.of(name);
+        let loaded = self.shared.load(&keys).await;
+        let (view, _) = loaded.map_err(|err| err.with_operation(OPERATION))?;
+        let found = view.services();
         if found.is_empty() {
             return Err(Error::not_found("the service is not registered")
-                .with_operation("registry.get_service")
+                .with_operation(OPERATION)
                 .with_context("name", name));
         }
         Ok(found)
     }
 
     async fn list_services(&self, _opts: ListOptions) -> Result<Vec<Service>> {
-        Ok(self.now().services())
+        let loaded = self.shared.load(&self.shared.layout.all()).await;
+        let (view, _) = loaded.map_err(|err| err.with_operation("registry.list_services"))?;
+        Ok(view.services())
     }
 
     async fn watch(&self, opts: WatchOptions) -> Result<EventStream> {
-        if let Some(name) = &opts.service {
-            check_name(name).map_err(|err| err.with_operation("registry.watch"))?;
-        }
-        // Subscribed before this call returns: no change after it is missed.
-        let start = (self.clone(), self.now().events.subscribe(), opts.service);
-        Ok(Box::pin(stream::unfold(Some(start), async |state| {
-            let (registry, mut events, only) = state?;
-            loop {
-                match timeout(LOOK, events.recv()).await {
-                    Err(_) => {
-                        registry.now();
-                    }
-                    Ok(Ok(event))
-                        if only
-                            .as_ref()
-                            .is_some_and(|name| *name != event.service.name) => {}
-                    Ok(Ok(event)) => return Some((Ok(event), Some((registry, events, only)))),
-                    Ok(Err(RecvError::Lagged(missed))) => {
-                        return Some((Err(fell_behind(missed)), None));
-                    }
-                    Ok(Err(RecvError::Closed)) => return None,
-                }
+        const OPERATION: &str = "registry.watch";
+        let keys = match &opts.service {
+            Some(name) => {
+                check_name(name).map_err(|err| err.with_operation(OPERATION))?;
+                self.shared.layout.of(name)
             }
-        })))
+            None => self.shared.layout.all(),
+        };
+        watch::open(Arc::clone(&self.shared), keys)
+            .await
+            .map_err(|err| err.with_operation(OPERATION))
     }
-}
-
-fn fell_behind(missed: u64) -> Error {
-    Error::unavailable("the watch fell behind; list again, then watch again")
-        .with_operation("registry.watch")
-        .with_context("missed", missed)
-}
-
-/// Servers and namespace.
-type Key = (Vec<String>, String);
-
-/// One directory per server and namespace.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Directories(Arc<Mutex<BTreeMap<Key, Directory>>>);
-
-impl Directories {
-    pub(crate) fn of(&self, endpoints: &[String], namespace: &str) -> Directory {
-        lock(&self.0)
-            .entry((endpoints.to_vec(), namespace.to_owned()))
-            .or_default()
-            .clone()
-    }
-}
-
-/// Everything that is registered in one namespace.
-#[derive(Clone)]
-pub(crate) struct Directory {
-    /// By name and version.
-    versions: Arc<Mutex<BTreeMap<(String, String), Version>>>,
-    events: broadcast::Sender<Event>,
-}
-
-struct Version {
-    service: Service,
-    /// By node id; what is not in it stays.
-    expires: BTreeMap<String, Instant>,
-}
-
-impl Directory {
-    fn services(&self) -> Vec<Service> {
-        let versions = lock(&self.versions);
-        versions
-            .values()
-            .map(|known| known.service.clone())
-            .collect()
-    }
-
-    fn add(&self, service: &Service, expires: Option<Instant>) {
-        let mut versions = lock(&self.versions);
-        let Version {
-            service: known,
-            expires: times,
-        } = versions
-            .entry((service.name.clone(), service.version.clone()))
-            .or_insert_with(|| Version {
-                service: Service::new(&service.name, &service.version),
-                expires: BTreeMap::new(),
-            });
-        let same_head = known.metadata == service.metadata && known.endpoints == service.endpoints;
-        known.metadata.clone_from(&service.metadata);
-        known.endpoints.clone_from(&service.endpoints);
-
-        let mut created = with_nodes(service, Vec::new());
-        let mut updated = created.clone();
-        for node in &service.nodes {
-            match expires {
-                Some(at) => times.insert(node.id.clone(), at),
-                None => times.remove(&node.id),
-            };
-            match known.nodes.iter_mut().find(|other| other.id == node.id) {
-                None => {
-                    known.nodes.push(node.clone());
-                    created.nodes.push(node.clone());
-                }
-                Some(other) if other != node || !same_head => {
-                    other.clone_from(node);
-                    updated.nodes.push(node.clone());
-                }
-                Some(_) => {}
-            }
-        }
-        // Still under the lock, so that events come in the order of the changes.
-        self.announce(EventKind::Create, created);
-        self.announce(EventKind::Update, updated);
-    }
-
-    fn remove(&self, service: &Service) {
-        self.remove_if(|known, node| {
-            known.service.name == service.name
-                && known.service.version == service.version
-                && service.nodes.iter().any(|other| other.id == node.id)
-        });
-    }
-
-    fn expire(&self, now: Instant) {
-        self.remove_if(|known, node| known.expires.get(&node.id).is_some_and(|at| *at <= now));
-    }
-
-    fn remove_if(&self, goes: impl Fn(&Version, &Node) -> bool) {
-        lock(&self.versions).retain(|_, known| {
-            let nodes = known.service.nodes.iter().cloned();
-            let (gone, left) = nodes.partition::<Vec<_>, _>(|node| goes(known, node));
-            for node in &gone {
-                known.expires.remove(&node.id);
-            }
-            self.announce(EventKind::Delete, with_nodes(&known.service, gone));
-            known.service.nodes = left;
-            !known.service.nodes.is_empty()
-        });
-    }
-
-    fn announce(&self, kind: EventKind, service: Service) {
-        if !service.nodes.is_empty() {
-            // Fails if nobody watches, which is no failure.
-            let _ = self.events.send(Event::new(kind, service));
-        }
-    }
-}
-
-impl Default for Directory {
-    fn default() -> Self {
-        Self {
-            versions: Arc::default(),
-            events: broadcast::Sender::new(BACKLOG),
-        }
-    }
-}
-
-impl fmt::Debug for Directory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Directory").finish_non_exhaustive()
-    }
-}
-
-/// The same version of the service, with other nodes.
-fn with_nodes(service: &Service, nodes: Vec<Node>) -> Service {
-    let mut service = service.clone();
-    service.nodes = nodes;
-    service
-}
-
-/// Nothing panics while it holds a lock of ours, so a poisoned one holds whole data.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
