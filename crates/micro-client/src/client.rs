@@ -333,9 +333,9 @@ impl Inner {
 
     fn metadata(&self, cx: &Context) -> Result<Metadata> {
         let mut metadata = self.from_service.clone();
-        metadata.extend(cx.outgoing())?;
+        // First what is the client's, then the call's pairs, which are shared and not copied.
         if let Some(trace) = cx.trace()
-            && !metadata.contains(TraceContext::HEADER)
+            && !cx.outgoing().contains(TraceContext::HEADER)
         {
             let trace = trace.child(&*self.options.random).encode();
             metadata.append_bytes(
@@ -343,6 +343,7 @@ impl Inner {
                 Bytes::copy_from_slice(&trace),
             )?;
         }
+        metadata.extend(cx.outgoing())?;
         Ok(metadata)
     }
 }

@@ -13,7 +13,8 @@ use crate::{Error, Result};
 /// under names that end in `-bin`, which hold any bytes (gRPC over HTTP/2, "Custom-Metadata").
 /// A name may have several values. Equality ignores the order of names.
 /// Size is bounded: [`MAX_ENTRIES`](Self::MAX_ENTRIES) and [`MAX_BYTES`](Self::MAX_BYTES).
-/// Cloning is cheap: clones share their pairs until one of them changes.
+/// Cloning is cheap: clones share their pairs until one of them changes. So does what is
+/// [extended](Self::extend) by another set.
 ///
 /// ```
 /// use micro_core::Metadata;
@@ -28,6 +29,9 @@ use crate::{Error, Result};
 pub struct Metadata {
     /// `None` for no pairs: an empty set allocates nothing.
     entries: Option<Arc<Vec<(Bytes, Bytes)>>>,
+    /// What follows, shared with another set: a call's own pairs behind those of its client are not
+    /// copied for each call.
+    more: Option<Arc<Vec<(Bytes, Bytes)>>>,
     size: usize,
 }
 
@@ -46,6 +50,7 @@ impl Metadata {
     pub const fn new() -> Self {
         Self {
             entries: None,
+            more: None,
             size: 0,
         }
     }
@@ -55,16 +60,22 @@ impl Metadata {
     pub fn with_capacity(n: usize) -> Self {
         Self {
             entries: (n > 0).then(|| Arc::new(Vec::with_capacity(n.min(Self::MAX_ENTRIES)))),
+            more: None,
             size: 0,
         }
     }
 
-    fn pairs(&self) -> &[(Bytes, Bytes)] {
-        self.entries.as_deref().map_or(&[], Vec::as_slice)
+    fn pairs(&self) -> impl Iterator<Item = &(Bytes, Bytes)> + Clone {
+        let entries = self.entries.as_deref().into_iter().flatten();
+        entries.chain(self.more.as_deref().into_iter().flatten())
     }
 
     fn change(&mut self) -> &mut Vec<(Bytes, Bytes)> {
-        Arc::make_mut(self.entries.get_or_insert_default())
+        let entries = Arc::make_mut(self.entries.get_or_insert_default());
+        if let Some(more) = self.more.take() {
+            entries.extend(Arc::unwrap_or_clone(more));
+        }
+        entries
     }
 
     /// Sets `name` to one value, dropping those it had.
@@ -78,7 +89,6 @@ impl Metadata {
         check_value(&name, &value)?;
         let size = self
             .pairs()
-            .iter()
             .filter(|(known, _)| *known == name)
             .fold(self.size, |size, (name, value)| {
                 size - name.len() - value.len() - Self::OVERHEAD
@@ -135,7 +145,6 @@ impl Metadata {
     #[must_use]
     pub fn get_bytes(&self, name: &str) -> Option<&Bytes> {
         self.pairs()
-            .iter()
             .find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
     }
@@ -143,7 +152,6 @@ impl Metadata {
     /// Every value of `name`, in the order added.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
         self.pairs()
-            .iter()
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
     }
@@ -181,6 +189,13 @@ impl Metadata {
             self.clone_from(other);
             return Ok(());
         }
+        let fits = self.len() + other.len() <= Self::MAX_ENTRIES
+            && self.size + other.size <= Self::MAX_BYTES;
+        if fits && self.more.is_none() && other.more.is_none() {
+            self.more.clone_from(&other.entries);
+            self.size += other.size;
+            return Ok(());
+        }
         self.change().reserve(other.len());
         for (name, value) in other.pairs() {
             self.push(name.clone(), value.clone())?;
@@ -190,7 +205,7 @@ impl Metadata {
 
     /// Every pair: name in lower case, value as bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        self.pairs().iter().map(|(name, value)| {
+        self.pairs().map(|(name, value)| {
             (
                 std::str::from_utf8(name).expect("names are checked to be ASCII"),
                 value,
@@ -200,19 +215,20 @@ impl Metadata {
 
     /// Every pair as shared bytes: for transports.
     pub fn iter_bytes(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
-        self.pairs().iter().map(|(name, value)| (name, value))
+        self.pairs().map(|(name, value)| (name, value))
     }
 
     /// How many pairs there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.pairs().len()
+        let len = |part: &Option<Arc<Vec<_>>>| part.as_ref().map_or(0, |part| part.len());
+        len(&self.entries) + len(&self.more)
     }
 
     /// Whether there is no pair.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pairs().is_empty()
+        self.len() == 0
     }
 
     /// The size in bytes as HTTP/2 counts it: names, values and 32 per pair.
