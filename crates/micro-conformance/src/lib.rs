@@ -4,6 +4,8 @@ pub mod harness;
 
 #[cfg(feature = "codec")]
 pub mod codec;
+#[cfg(feature = "config")]
+pub mod config;
 #[cfg(feature = "registry")]
 pub mod registry;
 #[cfg(feature = "selector")]

@@ -67,7 +67,8 @@ impl<'a> Next<'a> {
     {
         // The boxed future of the next one is handed on as it is: no box of our own around it.
         match self.rest.split_first() {
-            Some((first, rest)) => first.call(
+            // By what the `Arc` holds: its own impl would box the future once more.
+            Some((first, rest)) => (**first).call(
                 cx,
                 request,
                 Next {

@@ -155,7 +155,9 @@ impl Writer {
         }
         // What is no path is for plain gRPC to refuse.
         if !path.starts_with('/')
-            || !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"#<>?\\^`{|}".contains(&byte))
+            || !path
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b"\"#<>?\\^`{|}".contains(&byte))
         {
             return None;
         }
@@ -563,13 +565,16 @@ impl Reader {
             return Ok(Ok(self.base.clone()));
         }
         let kept = literals.clone();
-        let mut metadata = self.base.clone();
+        // What is this call's own, before what is shared: the latter is not copied.
+        let mut metadata = Metadata::new();
         for _ in 0..self.literals {
             let (name, value) = literals.next()?;
             if is_protocols(&name) {
                 continue;
             }
-            if std::str::from_utf8(&name).is_ok_and(|name| metadata.contains(name)) {
+            if std::str::from_utf8(&name)
+                .is_ok_and(|name| metadata.contains(name) || self.base.contains(name))
+            {
                 // Several values of a name keep their order: the long way.
                 *literals = kept;
                 return self.collect(refs, Some(literals));
@@ -578,7 +583,7 @@ impl Reader {
                 return Ok(Err(err));
             }
         }
-        Ok(Ok(metadata))
+        Ok(metadata.extend(&self.base).map(|()| metadata))
     }
 
     /// Puts metadata together one by one.
