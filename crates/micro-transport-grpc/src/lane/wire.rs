@@ -168,6 +168,7 @@ impl Writer {
         (index > 0).then_some(index)
     }
 
+    #[expect(clippy::ptr_arg, reason = "a static text is kept without a copy")]
     fn content_type(&mut self, content_type: &Cow<'static, str>, out: &mut BytesMut) -> usize {
         if let Some((last, index)) = &self.last_type
             && last == content_type
@@ -362,6 +363,7 @@ pub(crate) fn put_going_away(out: &mut BytesMut) {
 
 // ---- reading -----------------------------------------------------------------------------------
 
+#[derive(Clone, Copy)]
 enum Value<'a> {
     Number(u64),
     /// And where it begins.

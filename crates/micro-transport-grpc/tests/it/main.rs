@@ -4,5 +4,6 @@ mod attacks;
 mod calls;
 mod frames;
 mod kit;
+mod lane;
 mod limits;
 mod post;
