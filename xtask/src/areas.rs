@@ -14,7 +14,7 @@ const BENCHES: &[Area] = &[
     made("discovery"),
     later("broker"),
     later("store"),
-    later("config"),
+    made("config"),
     later("auth"),
     later("sync"),
 ];
@@ -117,7 +117,9 @@ mod tests {
         assert!(choose("bench", BENCHES, &["rpc".to_owned()]).is_ok());
         let unknown = refusal(BENCHES, "tea");
         assert!(
-            unknown.text.contains("areas that exist: rpc, discovery\n"),
+            unknown
+                .text
+                .contains("areas that exist: rpc, discovery, config\n"),
             "{}",
             unknown.text
         );

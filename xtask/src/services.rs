@@ -315,7 +315,6 @@ impl Place {
     }
 
     fn start(&self, server: &Server) -> Result<()> {
-        let deadline = Instant::now() + READY_WITHIN;
         for words in server.prepare {
             let mut command = self.command(server, words)?;
             let log = self.append_log()?;
@@ -329,6 +328,8 @@ impl Place {
                 return Err(Failure::new(format!("`{shown}` failed: {status}")));
             }
         }
+        // Not before: what prepares it may have to build it first.
+        let deadline = Instant::now() + READY_WITHIN;
         let mut children = Vec::new();
         for process in server.processes {
             children.push(self.launch(server, process)?);

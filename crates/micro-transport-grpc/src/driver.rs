@@ -33,7 +33,12 @@ mod tests {
     async fn urls_choose_options_and_unknown_ones_are_refused() {
         let drivers: Drivers<dyn Transport> = Drivers::new().with(GrpcDriver);
         let env = Env::new();
-        for url in ["grpc", "grpc:?http1=off", "grpc:?http1=on", "grpc:?lane=off"] {
+        for url in [
+            "grpc",
+            "grpc:?http1=off",
+            "grpc:?http1=on",
+            "grpc:?lane=off",
+        ] {
             assert_eq!(drivers.open(url, &env).await.unwrap().backend(), "grpc");
         }
         for url in ["grpc:?http1=maybe", "grpc:?http2=off", "grpc:?lane=fast"] {

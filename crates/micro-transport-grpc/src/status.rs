@@ -6,6 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use micro_core::{Detail, Error, ErrorKind};
+use micro_transport_core::ErrorExt as _;
 use prost::Message as _;
 
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -116,6 +117,11 @@ pub(crate) fn put(err: &Error, trailers: &mut HeaderMap) {
         // Only a message that is no header value even when encoded: the code says the most.
         trailers.insert(GRPC_STATUS, HeaderValue::from(code));
     }
+    // What other implementations of gRFC A6 go by. Never "do not retry": another node may be well.
+    if let Some(delay) = err.retry_after() {
+        let ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+        trailers.insert(GRPC_PUSHBACK, HeaderValue::from(ms));
+    }
 }
 
 /// An error as an encoded `google.rpc.Status`.
@@ -139,7 +145,9 @@ pub(crate) fn decode(status: Bytes) -> Error {
             let kind = u32::try_from(code).ok().and_then(ErrorKind::from_code);
             error(kind.unwrap_or(ErrorKind::Unknown), message, details)
         }
-        Err(err) => Error::unknown("the peer failed, but its status cannot be read").with_source(err),
+        Err(err) => {
+            Error::unknown("the peer failed, but its status cannot be read").with_source(err)
+        }
     }
 }
 

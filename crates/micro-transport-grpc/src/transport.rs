@@ -8,8 +8,8 @@ use micro_transport_core::{
 };
 
 use crate::client::GrpcConnection;
-use crate::server::GrpcListener;
 use crate::lane::Counters;
+use crate::server::GrpcListener;
 use crate::{GrpcConfig, LaneStats, SCHEME};
 
 /// gRPC over HTTP/2, and simple POSTs over HTTP/1.1 on the same port.
@@ -54,13 +54,17 @@ impl Transport for GrpcTransport {
     async fn dial(&self, address: &str, opts: DialOptions) -> Result<Arc<dyn Connection>> {
         let lane = self.config.lane;
         let counters = Arc::clone(&self.counters);
-        Ok(Arc::new(GrpcConnection::dial(address, opts, lane, counters).await?))
+        Ok(Arc::new(
+            GrpcConnection::dial(address, opts, lane, counters).await?,
+        ))
     }
 
     async fn listen(&self, address: &str, opts: ListenOptions) -> Result<Box<dyn Listener>> {
         let http1 = opts.http1 && self.config.http1;
         let opts = opts.with_http1(http1);
         let counters = Arc::clone(&self.counters);
-        Ok(Box::new(GrpcListener::bind(address, opts, self.config.lane, counters).await?))
+        Ok(Box::new(
+            GrpcListener::bind(address, opts, self.config.lane, counters).await?,
+        ))
     }
 }

@@ -1,5 +1,6 @@
 //! The backends that come with micro, and how a stranger's join them.
 
+use micro_config_core::Source;
 use micro_core::{Driver, Drivers};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
@@ -21,6 +22,8 @@ use micro_transport_core::Transport;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct DriverSet {
+    /// Sources of configuration.
+    pub config: Drivers<dyn Source>,
     /// Service discovery.
     pub registry: Drivers<dyn Registry>,
     /// How calls travel.
@@ -69,7 +72,7 @@ macro_rules! interfaces {
     };
 }
 
-interfaces!(Registry: registry, Transport: transport, Selector: selector);
+interfaces!(Source: config, Registry: registry, Transport: transport, Selector: selector);
 
 /// The backends that this program was built with.
 ///
@@ -79,6 +82,15 @@ interfaces!(Registry: registry, Transport: transport, Selector: selector);
 pub fn drivers() -> DriverSet {
     let mut set = DriverSet::new();
     // Named first, so that a driver that is there answers instead.
+    for (scheme, feature) in [
+        ("args", "config-args"),
+        ("env", "config-env"),
+        ("etcd", "config-etcd"),
+        ("file", "config-file"),
+        ("memory", "config-memory"),
+    ] {
+        set.config = set.config.with_feature(scheme, feature);
+    }
     for (scheme, feature) in [
         ("consul", "registry-consul"),
         ("etcd", "registry-etcd"),
@@ -101,6 +113,16 @@ pub fn drivers() -> DriverSet {
     ] {
         set.selector = set.selector.with_feature(scheme, feature);
     }
+    #[cfg(feature = "config-args")]
+    let set = set.with(micro_config_args::ArgsDriver);
+    #[cfg(feature = "config-env")]
+    let set = set.with(micro_config_env::EnvDriver);
+    #[cfg(feature = "config-etcd")]
+    let set = set.with(micro_config_etcd::EtcdDriver::default());
+    #[cfg(feature = "config-file")]
+    let set = set.with(micro_config_file::FileDriver);
+    #[cfg(feature = "config-memory")]
+    let set = set.with(micro_config_memory::MemoryDriver::default());
     #[cfg(feature = "registry-consul")]
     let set = set.with(micro_registry_consul::ConsulDriver);
     #[cfg(feature = "registry-etcd")]

@@ -55,6 +55,27 @@ pub mod codec {
     pub use micro_codec_proto as proto;
 }
 
+/// What a program is told from outside: one live, typed configuration of several sources.
+pub mod config {
+    #[cfg(feature = "config-args")]
+    #[doc(inline)]
+    pub use micro_config_args as args;
+    #[doc(inline)]
+    pub use micro_config_core::*;
+    #[cfg(feature = "config-env")]
+    #[doc(inline)]
+    pub use micro_config_env as env;
+    #[cfg(feature = "config-etcd")]
+    #[doc(inline)]
+    pub use micro_config_etcd as etcd;
+    #[cfg(feature = "config-file")]
+    #[doc(inline)]
+    pub use micro_config_file as file;
+    #[cfg(feature = "config-memory")]
+    #[doc(inline)]
+    pub use micro_config_memory as memory;
+}
+
 /// How calls travel.
 pub mod transport {
     #[doc(inline)]

@@ -218,6 +218,9 @@ fn is_foreign(name: &str) -> bool {
         "MICRO_TEST_",
         "MICRO_SKIP_LOG",
         "MICRO_REQUIRED",
+        "MICRO_MAY_MISS",
+        "MICRO_FUZZ_",
+        "MICRO_SEED",
         "MICRO_BENCH_",
     ]
     .iter()

@@ -1,5 +1,7 @@
 //! The areas that can be measured. A new one is a module here and a line in [`AREAS`].
 
+#[cfg(feature = "config")]
+mod config;
 #[cfg(feature = "discovery")]
 mod discovery;
 #[cfg(all(feature = "discovery", feature = "micro"))]
@@ -38,5 +40,11 @@ pub(crate) const AREAS: &[Area] = &[
         name: "discovery",
         about: "fleets on bad days in simulated time, picks, cached resolution",
         run: discovery::run,
+    },
+    #[cfg(feature = "config")]
+    Area {
+        name: "config",
+        about: "reads of a live value beside ArcSwap, and how soon a change of a file shows",
+        run: config::run,
     },
 ];

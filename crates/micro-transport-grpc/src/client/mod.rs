@@ -106,7 +106,12 @@ impl GrpcConnection {
         let (host, port) =
             address::host_and_port(address).map_err(|err| err.with_operation("transport.dial"))?;
         let limit = opts.timeout;
-        match tokio::time::timeout(limit, Self::connect(address, host, port, opts, lane, counters)).await {
+        match tokio::time::timeout(
+            limit,
+            Self::connect(address, host, port, opts, lane, counters),
+        )
+        .await
+        {
             Ok(done) => done,
             Err(_) => Err(Error::deadline_exceeded("connecting took too long")
                 .with_operation("transport.dial")
@@ -333,7 +338,11 @@ impl fmt::Debug for GrpcConnection {
 #[deny(clippy::missing_trait_methods)]
 impl Connection for GrpcConnection {
     // Written out, so that each way is boxed in its own size, and only once.
-    fn call<'a, 'b, 'c>(&'a self, cx: &'b Context, request: Request) -> BoxFuture<'c, Result<Response>>
+    fn call<'a, 'b, 'c>(
+        &'a self,
+        cx: &'b Context,
+        request: Request,
+    ) -> BoxFuture<'c, Result<Response>>
     where
         'a: 'c,
         'b: 'c,

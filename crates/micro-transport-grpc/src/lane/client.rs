@@ -348,8 +348,7 @@ impl<'a> LaneCall<'a> {
                 message,
             } => {
                 let (metadata, trailers) = metadata?;
-                let response =
-                    Response::new(content_type.unwrap_or(codec), Body::Message(message));
+                let response = Response::new(content_type.unwrap_or(codec), Body::Message(message));
                 Ok(Answered::Here(
                     response
                         .with_metadata(metadata)

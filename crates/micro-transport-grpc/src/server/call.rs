@@ -154,7 +154,10 @@ impl Parked {
 
 impl Call {
     /// Keeps an answer whose caller has to fetch it.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a call, named at the one caller")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a call, named at the one caller"
+    )]
     pub(crate) fn park(
         conn: &Arc<Conn>,
         path: Arc<Path>,

@@ -21,9 +21,9 @@ use super::Conn;
 use super::call::{Begun, Call, Ended};
 use super::control::{Command, Control};
 use super::paths::Paths;
+use crate::io::{Io, Tap};
 use crate::lane::server::Session;
 use crate::lane::{self, Counters};
-use crate::io::{Io, Tap};
 use crate::time::far;
 use crate::turn::Turn;
 
