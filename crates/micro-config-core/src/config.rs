@@ -261,10 +261,14 @@ impl Config {
                 let value = layer.get_keys(&keys[..count])?;
                 (!matches!(value, Value::Map(_) | Value::List(_))).then_some((count, value))
             });
-            let root = Value::Map(layer.root().clone());
+            let root;
             let (at, value) = match above {
                 Some((count, value)) => (path::join(&keys[..count]), value),
-                None => match root.at_keys(&keys) {
+                None if keys.is_empty() => {
+                    root = Value::Map(layer.root().clone());
+                    (String::new(), &root)
+                }
+                None => match layer.get_keys(&keys) {
                     Some(value) => (at.to_owned(), value),
                     None => continue,
                 },

@@ -295,13 +295,14 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Runs until the last handle is dropped.
-    pub(crate) async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        // However this task ends, those who wait for it hear of it.
-        let _end = Ending(Arc::clone(&shared));
-        let following = std::pin::pin!(self.follow());
-        let stopped = std::pin::pin!(shared.stop.stopped());
-        select(stopped, following).await;
+    pub(crate) fn run(mut self) -> impl Future<Output = ()> + Send {
+        // However this ends, even before it is polled, those who wait for its end hear of it.
+        let end = Ending(Arc::clone(&self.shared));
+        async move {
+            let stopped = std::pin::pin!(end.0.stop.stopped());
+            let following = std::pin::pin!(self.follow());
+            select(stopped, following).await;
+        }
     }
 
     async fn follow(&mut self) {

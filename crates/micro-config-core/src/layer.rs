@@ -177,7 +177,7 @@ impl Layer {
             .map(|place| &**place)
     }
 
-    /// Changes every text of the layer; `change` gets its path.
+    /// Changes every text of the layer, and secrets that are sealed; `change` gets its path.
     pub(crate) fn map_texts(
         &mut self,
         change: &mut dyn FnMut(&str, &str) -> Result<Option<Value>>,
@@ -200,6 +200,13 @@ impl Layer {
                 }
                 Value::Text(text) | Value::Word(text) => {
                     if let Some(new) = change(path, text)? {
+                        *value = new;
+                    }
+                }
+                // A secret may be sealed besides; nothing else is done to it.
+                Value::Secret(secret) if crate::is_sealed(secret.expose()) => {
+                    let text = secret.clone();
+                    if let Some(new) = change(path, text.expose())? {
                         *value = new;
                     }
                 }

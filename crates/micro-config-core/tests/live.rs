@@ -650,6 +650,18 @@ async fn sealed_values_become_secrets() {
         .unwrap();
     assert_eq!(config.get::<u32>("pin").unwrap(), 1234);
     assert_eq!(config.explain("pin").found[0].value, "***");
+    let mut layer = Layer::new();
+    layer.set("pin", Value::Secret("enc:v1:77".into())).unwrap();
+    source.replace_layer(layer);
+    becomes(&config.status(), "a sealed secret", |_| {
+        config.get::<u32>("pin").ok() == Some(77)
+    })
+    .await;
+    source.set("pin", "enc:v1:1234").unwrap();
+    becomes(&config.status(), "1234 again", |_| {
+        config.get::<u32>("pin").ok() == Some(1234)
+    })
+    .await;
     for (bad, reason) in [("wrong", "another key"), ("panic", "panicked")] {
         source.set("pin", format!("enc:v1:{bad}")).unwrap();
         becomes(&config.status(), reason, |status| {

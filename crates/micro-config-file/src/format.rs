@@ -456,3 +456,43 @@ fn refuse_merge_keys(map: &Map, above: &str) -> Result<(), Wrong> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Content {
+        Content {
+            kind: Kind::File,
+            files: vec![("x.toml".to_owned(), text.as_bytes().to_vec())],
+            at_once: false,
+        }
+    }
+
+    #[test]
+    fn f03_with_a_last_line_no_part_of_a_file_is_accepted() {
+        let config = FileConfig::new("x.toml").with_end("#end");
+        let whole = "a = 1\nb = \"#end\"\n# more\n#end";
+        for cut in 0..whole.len() {
+            assert!(
+                parse(&file(&whole[..cut]), &config).is_err(),
+                "cut at {cut}"
+            );
+        }
+        let layer = parse(&file(whole), &config).unwrap();
+        assert_eq!(layer.root().len(), 2);
+    }
+
+    #[test]
+    fn lines_of_json_are_those_of_its_keys() {
+        let text =
+            "{\n \"a\": {\"b\": \"{\\\"c\\\": 1,\",\n \"d\": [1, {\n\"e\": 2}]},\n \"x.y\": 1}";
+        let Ok(parsed) = json(text) else {
+            panic!("it is JSON");
+        };
+        let line = |at: &str| parsed.lines.iter().find(|(key, _)| key == at).unwrap().1;
+        let lines = ["a", "a.b", "a.d", "a.d.1.e", "x\\.y"].map(line);
+        assert_eq!(lines, [2, 2, 3, 4, 5]);
+        assert_eq!(parsed.lines.len(), 5);
+    }
+}

@@ -91,7 +91,9 @@ pub(crate) const STACKS: &[Stack] = &[
     row::<tonic::Tonic<1>>(),
     row::<tonic::Tonic<2>>(),
     #[cfg(feature = "micro")]
-    row::<micro::Micro>(),
+    row::<micro::Micro<true>>(),
+    #[cfg(feature = "micro")]
+    row::<micro::Micro<false>>(),
 ];
 
 const fn row<E: Echo>() -> Stack {

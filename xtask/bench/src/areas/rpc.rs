@@ -17,10 +17,12 @@ use crate::wire;
 
 /// The stack that is ours.
 const OURS: &str = "micro";
+/// The same without the fast lane.
+const PLAIN: &str = "micro-plain";
 /// What it is measured against: what the field uses, and the limit.
 const PEERS: [&str; 2] = ["tonic", "mux"];
 /// The stacks whose absolute figures are worth a line of their own; the tables have all.
-const TOLD: [&str; 2] = [OURS, "tonic"];
+const TOLD: [&str; 3] = [OURS, PLAIN, "tonic"];
 
 /// Measures.
 pub(crate) fn run(options: &Options) -> Result<Findings> {
@@ -257,13 +259,22 @@ fn figures(cell: Cell, series: &[Series], ratios: &mut Ratios) -> Vec<Figure> {
     if row.len() > 1 {
         ratios.table.row(row);
     }
+    if let (Some(plain), Some(tonic)) = (find(PLAIN), find("tonic")) {
+        let ratio = |what: &str, of: fn(&Sample) -> f64| {
+            let name = format!("{prefix}_plain_{what}_vs_tonic");
+            Figure::ratio(name, &plain.each(of), &tonic.each(of))
+        };
+        figures.push(ratio("rps", |sample| sample.rate));
+        figures.push(ratio("cpu", Sample::cpu));
+        figures.push(ratio("p99", |sample| sample.p99));
+    }
     for stack in series
         .iter()
         .filter(|series| TOLD.contains(&series.stack.as_str()))
     {
         let mut figure = |what: &str, unit, of: fn(&Sample) -> f64| {
             figures.push(Figure::new(
-                format!("{prefix}_{}_{what}", stack.stack),
+                format!("{prefix}_{}_{what}", stack.stack.replace('-', "_")),
                 unit,
                 stack.each(of),
             ));

@@ -9,8 +9,12 @@ use micro::{Context, Metadata, Middleware, Next, Request, Response, Service, asy
 use crate::Result;
 use crate::stacks::{Client, METADATA, Serving, TIMEOUT};
 
-/// micro as an application uses it.
-pub(crate) struct Micro;
+/// micro as an application uses it: on the fast lane, or as plain gRPC.
+pub(crate) struct Micro<const LANE: bool>;
+
+impl<const LANE: bool> Micro<LANE> {
+    const TRANSPORT: &'static str = if LANE { "grpc" } else { "grpc:?lane=off" };
+}
 
 #[derive(Clone, Debug, Default, PartialEq, micro::Message)]
 pub(crate) struct EchoMessage {
@@ -46,9 +50,13 @@ impl Middleware for Pass {
     }
 }
 
-impl crate::stacks::Echo for Micro {
-    const NAME: &'static str = "micro";
-    const ABOUT: &'static str = "micro with everything on, by name";
+impl<const LANE: bool> crate::stacks::Echo for Micro<LANE> {
+    const NAME: &'static str = if LANE { "micro" } else { "micro-plain" };
+    const ABOUT: &'static str = if LANE {
+        "micro with everything on, by name"
+    } else {
+        "the same as plain gRPC, without the fast lane"
+    };
 
     type Client = Caller;
 
@@ -56,6 +64,7 @@ impl crate::stacks::Echo for Micro {
         // A name of this run's own: two benchmarks on one machine do not meet.
         let name = format!("bench-{}", process::id());
         let running = Service::new(&name)
+            .transport_url(Self::TRANSPORT)
             .middleware(Pass)
             .handle(EchoServer::new(Mirror))
             .start()
@@ -68,6 +77,7 @@ impl crate::stacks::Echo for Micro {
 
     async fn connect(target: &str) -> Result<Caller> {
         let client = Service::new("bench-client")
+            .transport_url(Self::TRANSPORT)
             .client_middleware(Pass)
             .client()
             .await?;
