@@ -370,6 +370,10 @@ impl ServiceEntry {
             | ErrorKind::Unauthenticated) => kind,
             _ => ErrorKind::Unavailable,
         };
+        let mut last = cause.message().to_owned();
+        for (name, value) in cause.context() {
+            last.push_str(&format!("; {name}: {value}"));
+        }
         // How a registry describes itself: multicast DNS says on which interfaces it listens.
         let details: String = format!("{registry:?}").chars().take(300).collect();
         Error::new(
@@ -384,7 +388,7 @@ impl ServiceEntry {
         .with_context("namespace", namespace)
         .with_context("waited", format_args!("{waited:.1?}"))
         .with_context("services seen", seen)
-        .with_context("last answer", cause.message())
+        .with_context("last answer", last)
         .with_context("registry details", details)
         .with_unprocessed(true)
         .with_retryable(false)

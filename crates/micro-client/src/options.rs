@@ -323,6 +323,14 @@ impl CallOptions {
         self.with_filter(move |entry| entry.node().metadata.get(&name) == Some(&value))
     }
 
+    /// Takes only nodes that were registered with this endpoint, `Greeter.Hello`: for methods that
+    /// not every version has. A node that lists none is left out.
+    #[must_use]
+    pub fn with_endpoint(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.with_filter(move |entry| entry.has_endpoint(&name))
+    }
+
     pub(crate) fn admits(&self, entry: &Entry) -> bool {
         self.version
             .as_deref()

@@ -313,6 +313,7 @@ impl Shared {
         *pause = (*pause * 2).min(Self::LONGEST_PAUSE);
         tokio::time::sleep(shortest).await;
         tokio::select! {
+            biased;
             () = tokio::time::sleep(jittered.saturating_sub(shortest)) => false,
             () = self.wanted.notified() => true,
         }
@@ -372,6 +373,7 @@ impl Shared {
                 .map(|member| member.connection.closed())
                 .collect();
             let event = tokio::select! {
+                biased;
                 Some(()) = closed.next() => Event::Closed,
                 () = self.wanted.notified() => Event::Wanted,
                 _ = idle_check.tick() => Event::Idle,

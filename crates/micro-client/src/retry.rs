@@ -125,6 +125,7 @@ impl Endpoint for Attempts<'_> {
             };
             if !pause.is_zero() {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = cx.cancelled() => return Err(err),
                 }

@@ -513,7 +513,7 @@ async fn a_filter_finds_its_node_outside_of_the_subset() {
     let filters = [
         CallOptions::new().with_version("v2"),
         CallOptions::new().with_label("canary", "yes"),
-        CallOptions::new().with_filter(|entry| entry.has_endpoint("Echo.Sayv2")),
+        CallOptions::new().with_endpoint("Echo.Sayv2"),
     ];
     for filter in filters {
         fleet.forget_counts();
@@ -523,7 +523,7 @@ async fn a_filter_finds_its_node_outside_of_the_subset() {
         assert_eq!(counts[120], 100);
         assert_eq!(counts[..120].iter().sum::<usize>(), 0);
     }
-    let nobody = CallOptions::new().with_filter(|entry| entry.has_endpoint("Echo.Shout"));
+    let nobody = CallOptions::new().with_endpoint("Echo.Shout");
     let err = call(&client.with_options(nobody)).await.unwrap_err();
     assert!(err.to_string().contains("no node of the service passes"));
 }

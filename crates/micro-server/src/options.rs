@@ -29,8 +29,8 @@ pub struct ServerOptions {
     /// The registry forgets the node unless it is registered again within this time. Default
     /// 30 s; a registry without TTLs is not given one.
     pub register_ttl: Duration,
-    /// How often to register again, give or take a tenth: it refreshes the TTL and brings back a
-    /// registration that was lost. Default 10 s.
+    /// How often to register again, less up to a fifth, and the first time less up to nine tenths:
+    /// it refreshes the TTL and brings back a registration that was lost. Default 10 s.
     pub register_interval: Duration,
     /// How long [`RunningServer::stop`](crate::RunningServer::stop) may take in all. Default 10 s.
     ///
