@@ -18,8 +18,8 @@ use crate::{process, workspace};
 /// With this set to something other than `0`, a skipped test fails the run.
 const REQUIRED: &str = "MICRO_REQUIRED";
 
-/// Servers, separated by commas, that may be missing all the same: a skip that one of them would
-/// cure fails nothing.
+/// Cures, separated by commas, that may be missing all the same: a skip whose cure contains one of
+/// these texts fails nothing.
 const MAY_MISS: &str = "MICRO_MAY_MISS";
 
 /// The file tests write their skips to.
