@@ -198,6 +198,7 @@ struct Raw(SendRequest<Bytes>);
 impl Raw {
     async fn dial(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Self(sender)
