@@ -464,10 +464,10 @@ impl Session {
         if slow {
             self.tasks.spawn(waiting);
         } else {
-            // Polled again in this turn, so that whatever wakes it finds it in its slot.
             self.waiting.push(waiting);
-            cx.waker().wake_by_ref();
         }
+        // Polled again in this turn: only what was polled where it is wakes us.
+        cx.waker().wake_by_ref();
         Ok(None)
     }
 

@@ -84,6 +84,11 @@ pub(crate) struct Writer {
     known: HashMap<Box<[u8]>, usize>,
     /// The keys of `known` by index.
     keys: Vec<Box<[u8]>>,
+    /// In which message each index was last used. Definitions are read before what refers to them,
+    /// so what a message refers to may not be replaced by the same message.
+    used: Vec<u64>,
+    /// The message that is being written.
+    message: u64,
     /// What is overwritten next, once the table is full.
     next: usize,
     key: Vec<u8>,
@@ -106,18 +111,27 @@ impl Writer {
         // No name has one.
         self.key.push(b':');
         self.key.extend_from_slice(value);
-        if let Some(index) = self.known.get(&*self.key) {
-            return *index;
+        if let Some(index) = self.known.get(&*self.key).copied() {
+            self.refer(index);
+            return index;
         }
-        let key: Box<[u8]> = self.key.as_slice().into();
         let index = if self.keys.len() < ENTRIES {
-            self.keys.push(key.clone());
+            let key: Box<[u8]> = self.key.as_slice().into();
+            self.keys.push(key);
+            self.used.push(0);
             self.keys.len()
         } else {
-            let old = std::mem::replace(&mut self.keys[self.next], key.clone());
+            let Some(at) = (0..ENTRIES)
+                .map(|step| (self.next + step) % ENTRIES)
+                .find(|at| self.used[*at] != self.message)
+            else {
+                return 0;
+            };
+            let key: Box<[u8]> = self.key.as_slice().into();
+            let old = std::mem::replace(&mut self.keys[at], key);
             self.known.remove(&old);
-            self.next = (self.next + 1) % ENTRIES;
-            let index = if self.next == 0 { ENTRIES } else { self.next };
+            self.next = (at + 1) % ENTRIES;
+            let index = at + 1;
             for (_, _, last) in &mut self.last {
                 if *last == index {
                     *last = 0;
@@ -131,7 +145,8 @@ impl Writer {
             }
             index
         };
-        self.known.insert(key, index);
+        self.known.insert(self.key.as_slice().into(), index);
+        self.refer(index);
         let mut size = varint_len(index as u64) + 1 + field_len(value);
         if !name.is_empty() {
             size += field_len(name);
@@ -146,19 +161,30 @@ impl Writer {
         index
     }
 
+    /// Begins a message: what earlier ones referred to may be replaced again.
+    fn begin(&mut self, out: &mut BytesMut, payload: usize) -> usize {
+        self.message += 1;
+        begin(out, payload)
+    }
+
+    /// Notes that the message refers to an index; 0 is none.
+    fn refer(&mut self, index: usize) {
+        if let Some(used) = self.used.get_mut(index.wrapping_sub(1)) {
+            *used = self.message;
+        }
+    }
+
     /// `None` for a path that is too long for the table.
     fn path(&mut self, path: &Arc<str>, out: &mut BytesMut) -> Option<usize> {
         if let Some((last, index)) = &self.last_path
             && (Arc::ptr_eq(last, path) || last == path)
         {
-            return Some(*index);
+            let index = *index;
+            self.refer(index);
+            return Some(index);
         }
         // What is no path is for plain gRPC to refuse.
-        if !path.starts_with('/')
-            || !path
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && !b"\"#<>?\\^`{|}".contains(&byte))
-        {
+        if !is_path(path) {
             return None;
         }
         let index = self.index(b"", path.as_bytes(), out);
@@ -173,9 +199,11 @@ impl Writer {
         if let Some((last, index)) = &self.last_type
             && last == content_type
         {
-            return *index;
+            let index = *index;
+            self.refer(index);
+            return index;
         }
-        if headers::grpc_of(content_type).is_err() {
+        if !is_content_type(content_type) {
             return 0;
         }
         let index = self.index(b"", content_type.as_bytes(), out);
@@ -203,6 +231,7 @@ impl Writer {
                     index = *known;
                 }
             }
+            self.refer(index);
             // What differs from call to call would only push out what repeats: it is defined when
             // it has come twice in a row.
             if index == 0 && (repeats || !headers::is_unique(name)) {
@@ -242,7 +271,7 @@ impl Writer {
 
     /// Writes a call. False, and nothing written, if it cannot be one.
     pub(crate) fn call(&mut self, call: &CallOut<'_>, out: &mut BytesMut) -> bool {
-        let at = begin(out, call.message.len());
+        let at = self.begin(out, call.message.len());
         number(out, 1, u64::from(call.id));
         let path = self.path(call.path, out);
         let content_type = self.content_type(call.content_type, out);
@@ -271,7 +300,7 @@ impl Writer {
 
     /// Writes an answer with a message.
     pub(crate) fn answer(&mut self, answer: &AnswerOut<'_>, out: &mut BytesMut) {
-        let at = begin(out, answer.message.len());
+        let at = self.begin(out, answer.message.len());
         number(out, 1, u64::from(answer.id));
         if let Some(content_type) = answer.content_type {
             let index = self.content_type(content_type, out);
@@ -287,6 +316,21 @@ impl Writer {
         bytes(out, 15, answer.message);
         end(out, at);
     }
+}
+
+/// What may stand in the table as a path.
+fn is_path(path: &str) -> bool {
+    path.starts_with('/')
+        && path
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"\"#<>?\\^`{|}".contains(&byte))
+}
+
+/// What may stand in the table as a content type. The others travel as plain gRPC, if at all.
+pub(crate) fn is_content_type(content_type: &str) -> bool {
+    content_type.len() <= ENTRY
+        && !content_type.starts_with('/')
+        && headers::grpc_of(content_type).is_ok()
 }
 
 /// The same bytes; first by where they are, since mostly they are the very same.
@@ -472,7 +516,8 @@ impl<'a> Fields<'a> {
 #[derive(Clone, Debug)]
 enum Known {
     Pair(Bytes, Bytes),
-    Text(Arc<str>, Cow<'static, str>),
+    Path(Arc<str>),
+    ContentType(Cow<'static, str>),
 }
 
 /// What the other side has told this one to keep.
@@ -516,7 +561,13 @@ impl Reader {
         let known = if name.is_empty() {
             let text = std::str::from_utf8(value)
                 .map_err(|_| broken("a path or content type is no text"))?;
-            Known::Text(text.into(), headers::codec_name(text))
+            if is_path(text) {
+                Known::Path(text.into())
+            } else if is_content_type(text) {
+                Known::ContentType(headers::codec_name(text))
+            } else {
+                return Err(broken("a text is neither a path nor a content type"));
+            }
         } else {
             let mut pair = Bytes::from([name, value].concat());
             let name = pair.split_to(name.len());
@@ -537,10 +588,21 @@ impl Reader {
         Ok(())
     }
 
-    fn text(&self, index: usize) -> Result<(&Arc<str>, &Cow<'static, str>)> {
-        match index.checked_sub(1).and_then(|at| self.table.get(at)) {
-            Some(Some(Known::Text(text, codec))) => Ok((text, codec)),
-            _ => Err(broken("a path or content type was never defined")),
+    fn known(&self, index: usize) -> Option<&Known> {
+        self.table.get(index.checked_sub(1)?)?.as_ref()
+    }
+
+    fn path(&self, index: usize) -> Result<Arc<str>> {
+        match self.known(index) {
+            Some(Known::Path(path)) => Ok(Arc::clone(path)),
+            _ => Err(broken("a path was never defined")),
+        }
+    }
+
+    fn content_type(&self, index: usize) -> Result<Cow<'static, str>> {
+        match self.known(index) {
+            Some(Known::ContentType(content_type)) => Ok(content_type.clone()),
+            _ => Err(broken("a content type was never defined")),
         }
     }
 
@@ -599,8 +661,8 @@ impl Reader {
             let (name, value) = match (index?, &mut literals) {
                 (0, Some(literals)) => literals.next()?,
                 (0, None) => continue,
-                (index, _) => match self.table.get(index - 1) {
-                    Some(Some(Known::Pair(name, value))) => (name.clone(), value.clone()),
+                (index, _) => match self.known(index) {
+                    Some(Known::Pair(name, value)) => (name.clone(), value.clone()),
                     _ => return Err(broken("a metadata pair was never defined")),
                 },
             };
@@ -651,8 +713,8 @@ impl Reader {
             return Ok(Up::Cancel(id));
         }
         let metadata = self.metadata(refs, &mut literals)?;
-        let path = Arc::clone(self.text(path)?.0);
-        let content_type = self.text(content_type)?.1.clone();
+        let path = self.path(path)?;
+        let content_type = self.content_type(content_type)?;
         Ok(Up::Call(CallIn {
             id,
             path,
@@ -709,7 +771,7 @@ impl Reader {
             let trailers = self.metadata(trailers, &mut literals)?;
             let content_type = match content_type {
                 0 => None,
-                index => Some(self.text(index)?.1.clone()),
+                index => Some(self.content_type(index)?),
             };
             AnswerIn::Message {
                 content_type,

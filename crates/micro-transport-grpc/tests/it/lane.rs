@@ -851,3 +851,53 @@ async fn mutated_sessions_break_nothing() {
     println!("{sessions} sessions, {ended} of them ended by the listener");
     assert!(server.is_idle_within(SOON).await, "seed {seed}");
 }
+
+/// More pairs than the table holds: whatever is replaced is not used by the same message.
+#[tokio::test]
+async fn pairs_that_never_repeat_replace_each_other_and_nothing_in_use() {
+    let server = Server::start().await;
+    let (transport, connection) = dial(&server).await;
+    let cx = Context::new();
+    for i in 0..2000_u32 {
+        let mut request = request(
+            if i % 3 == 0 { "Echo" } else { "See" },
+            Body::Message("x".into()),
+        );
+        request.path = format!("/test.T{}/{}", i % 7, request.path.rsplit('/').next().unwrap()).into();
+        let echoes = i % 3 == 0;
+        request.metadata.insert("x-tenant", "acme").unwrap();
+        for k in 0..i % 5 {
+            request
+                .metadata
+                .append(&format!("x-{k}"), format!("{i}-{k}"))
+                .unwrap();
+        }
+        let sent = request.metadata.clone();
+        let response = connection.call(&cx, request).await.unwrap();
+        if echoes {
+            for (name, value) in sent.iter() {
+                let value = std::str::from_utf8(value).unwrap();
+                assert_eq!(response.metadata.get(name), Some(value), "call {i}");
+            }
+        }
+    }
+    let stats = transport.lane_stats();
+    assert_eq!((stats.sessions, stats.calls, stats.plain_calls), (1, 2000, 0));
+}
+
+/// A handler that computes is polled in a task of its own, and its answer is noticed when nothing
+/// else happens on the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_that_computes_is_answered_from_a_task_of_its_own() {
+    let server = Server::start().await;
+    let (transport, connection) = dial(&server).await;
+    let cx = Context::new();
+    let mut tasks = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let call = timeout(SOON, unary(&*connection, &cx, "Busy", "")).await;
+        tasks.insert(call.expect("it is answered").unwrap());
+    }
+    // At first in the connection's task, and then each in its own.
+    assert!(tasks.len() >= 8, "{tasks:?}");
+    assert_eq!(transport.lane_stats().calls, 10);
+}
