@@ -13,7 +13,7 @@ use micro_transport_core::Limits;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
-use super::State;
+use super::{SPEAKS_NOT, State};
 use crate::io::{Io, Tap};
 use crate::lane::Counters;
 use crate::lane::client::{Over, Session};
@@ -103,12 +103,16 @@ impl Driver {
             return;
         };
         let Poll::Ready(over) = session.poll(cx) else {
+            // A peer that takes no calls there takes none at all.
+            if !session.lane.is_open() && self.state.is_open() {
+                self.close();
+            }
             return;
         };
         if let Over::Broken(err) = over {
             tracing::debug!(%address, %err, "the session broke");
             if session.began().elapsed() < LASTS {
-                counters.set_silent(address);
+                counters.set_silent(address, SPEAKS_NOT);
             }
         }
         self.close();
@@ -120,8 +124,9 @@ impl Driver {
         let now = Instant::now();
         let next = far(now, self.keepalive.min(self.idle));
         let active = self.active();
+        // Without a handle nobody waits on the session, whatever its peer still owes.
         if let Some(since) = self.leaving
-            && active == 0
+            && self.state.active.load(Ordering::SeqCst) == 0
         {
             // The peer does not take what is left to send.
             let at = far(since, self.keepalive_timeout);

@@ -175,6 +175,8 @@ impl GrpcConnection {
         let session = if lane
             && announced == Some(lane::VERSION)
             && limits.lane_message > 0
+            // One for the session, and one for what does not travel there.
+            && h2.max_concurrent_send_streams() > 1
             && !counters.is_silent(address)
         {
             let opening = Session::open(&sender, &mut h2, &target, &limits);
@@ -185,11 +187,11 @@ impl GrpcConnection {
                 }
                 Ok(Ok(None)) | Err(_) => {
                     tracing::debug!(%address, "the peer does not speak the fast lane");
-                    counters.set_silent(address);
+                    counters.set_silent(address, SPEAKS_NOT);
                     None
                 }
                 Ok(Err(err)) => {
-                    counters.set_silent(address);
+                    counters.set_silent(address, BROKE);
                     return Err(not_http2(err, &tap, address));
                 }
             }
@@ -227,6 +229,11 @@ impl GrpcConnection {
 /// How long a peer that announces the fast lane may take to confirm it: one round trip, or never,
 /// if something in between does not pass streams on.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a peer that does not speak it is left alone.
+pub(crate) const SPEAKS_NOT: Duration = Duration::from_secs(600);
+/// The same for one whose connection broke: mostly it is just being restarted.
+const BROKE: Duration = Duration::from_secs(5);
 
 const USER_AGENT: &str = concat!("grpc-rust-micro/", env!("CARGO_PKG_VERSION"));
 

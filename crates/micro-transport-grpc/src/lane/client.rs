@@ -108,6 +108,10 @@ impl Lane {
         self.lock().in_flight()
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Takes no new calls.
     pub(crate) fn close(&self) {
         self.open.store(false, Ordering::Relaxed);

@@ -45,8 +45,6 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// How long a peer that does not speak it is left alone.
-    const LEFT_ALONE: Duration = Duration::from_secs(600);
     const MOST_SILENT: usize = 256;
 
     pub(crate) fn add(counter: &AtomicU64, n: u64) {
@@ -77,7 +75,7 @@ impl Counters {
         }
     }
 
-    pub(crate) fn set_silent(&self, address: &str) {
+    pub(crate) fn set_silent(&self, address: &str, leave_alone: Duration) {
         Self::add(&self.refused, 1);
         let now = Instant::now();
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +83,7 @@ impl Counters {
             silent.retain(|_, until| *until > now);
         }
         if silent.len() < Self::MOST_SILENT {
-            silent.insert(address.to_owned(), now + Self::LEFT_ALONE);
+            silent.insert(address.to_owned(), now + leave_alone);
         }
     }
 }

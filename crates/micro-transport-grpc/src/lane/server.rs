@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use micro_core::{Canceller, Context, Error, Metadata, Result};
+use micro_core::{Canceller, Context, Error, Metadata, Random as _, Result, SystemRandom};
 use micro_transport_core::{Body, BoxFuture, Limits, Request, Response};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as TokioInstant, Sleep};
@@ -31,6 +31,8 @@ use crate::{headers, status};
 
 /// Nothing more is read while so many bytes of answers wait for a slow reader.
 const WAITING: usize = 256 << 10;
+// Whoever stops reading for it finds more than HTTP/2 takes at once, so there is somebody who wakes.
+const _: () = assert!(WAITING > crate::server::SEND_BUFFER);
 /// How many messages are read before what is answered is written.
 const BATCH: usize = 512;
 /// How long an answer waits to be taken, unless its call ends before.
@@ -53,8 +55,8 @@ pub(crate) struct Session {
     /// How each call that waits is told that its caller is gone, by its number less one.
     callers: Vec<Option<Arc<Gone>>>,
     active: usize,
+    /// By numbers that cannot be guessed: behind a proxy, a connection's peers are many.
     parked: HashMap<u64, (Parked, TokioInstant)>,
-    next_take: u64,
     sweep: Option<Pin<Box<Sleep>>>,
     /// Armed until the greeting has come.
     greeting: Option<Pin<Box<Sleep>>>,
@@ -111,7 +113,7 @@ impl Session {
         let fixed = Fixed {
             calls: limits.calls_per_connection,
             message: largest(&limits),
-            answer: 0,
+            answer: limits.lane_message,
             idle: limits.idle,
         };
         let mut head = http::Response::new(());
@@ -138,7 +140,6 @@ impl Session {
             callers: Vec::new(),
             active: 0,
             parked: HashMap::new(),
-            next_take: 1,
             sweep: None,
             greeting: Some(Box::pin(tokio::time::sleep(limits.header_timeout))),
             stall: None,
@@ -207,10 +208,14 @@ impl Session {
     ) -> Poll<Result<(), Broken>> {
         self.poll_answers(patience, cx);
         let again = self.read(paths, patience, cx)?;
+        let before = self.out.len();
         match poll_flush(&mut self.out, &mut self.send, cx) {
             Poll::Ready(Ok(())) => self.stall = None,
             Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Gone)),
             Poll::Pending => {
+                if self.out.len() < before {
+                    self.stall = None;
+                }
                 let patience = self.limits.idle;
                 let stall = self
                     .stall
@@ -316,7 +321,7 @@ impl Session {
                     if self.greeting.take().is_none() {
                         return Err(wire::broken("a session was greeted twice").into());
                     }
-                    self.limits.answer = greeting.message;
+                    self.limits.answer = self.limits.answer.min(greeting.message);
                 }
                 _ if self.greeting.is_some() => {
                     return Err(wire::broken("a session begins with a greeting").into());
@@ -499,13 +504,16 @@ impl Session {
             self.fail(id, &err, false);
             return;
         }
-        if message.len() > self.limits.answer {
+        let content_type = (response.content_type != done.codec).then_some(&response.content_type);
+        if message.len() > self.limits.answer
+            || content_type.is_some_and(|content_type| !wire::is_content_type(content_type))
+        {
             self.park(done);
             return;
         }
         let answer = AnswerOut {
             id,
-            content_type: (response.content_type != done.codec).then_some(&response.content_type),
+            content_type,
             metadata: &response.metadata,
             trailers,
             message,
@@ -524,8 +532,7 @@ impl Session {
             self.fail(done.id, &err, false);
             return;
         }
-        let take = self.next_take;
-        self.next_take += 1;
+        let take = SystemRandom.next_u64().max(1);
         let parked = Call::park(
             &self.conn,
             done.path,

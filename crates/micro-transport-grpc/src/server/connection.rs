@@ -52,7 +52,11 @@ pub(crate) struct Driver {
     session: Option<Session>,
     sessions: u32,
     draining: bool,
+    /// Whether HTTP/2 knows that no call is to come.
+    told: bool,
     closing: bool,
+    /// Idle for too long, and the peer of the session was asked to go: when it has to.
+    leaving: Option<Instant>,
     ping: Option<PingPong>,
     pinged: Option<Instant>,
     /// A header block that has begun: after how many frames it was seen first, and when.
@@ -149,7 +153,9 @@ impl Driver {
             session: None,
             sessions: 0,
             draining: false,
+            told: false,
             closing: false,
+            leaving: None,
             pinged: None,
             partial: None,
             idle_since: Some(now),
@@ -246,14 +252,17 @@ impl Driver {
             .headers()
             .get(lane::TAKE_HEADER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
+        if request.uri().path() != lane::TAKE {
+            Call::refuse(respond, &Error::unimplemented("no such method"));
+            return;
+        }
         let parked = match (&mut self.session, number) {
-            (Some(session), Some(number)) if request.uri().path() == lane::TAKE => {
-                session.take(number)
-            }
+            (Some(session), Some(number)) => session.take(number),
             _ => None,
         };
         let Some(parked) = parked else {
-            let err = Error::not_found("no answer waits under this number");
+            // For the caller it is as if the connection had broken.
+            let err = Error::unavailable("no answer waits under this number any more");
             Call::refuse(respond, &err);
             return;
         };
@@ -303,12 +312,7 @@ impl Driver {
     fn obey(&mut self) -> Poll<()> {
         match self.control.command() {
             Command::Run => {}
-            Command::Drain => {
-                if !self.draining {
-                    self.draining = true;
-                    self.h2.graceful_shutdown();
-                }
-            }
+            Command::Drain => self.draining = true,
             // One that is idle may go; one that has calls again by now stays.
             Command::Evict => {
                 if self.active() == 0 && !self.closing {
@@ -318,6 +322,31 @@ impl Driver {
             Command::Close => return Poll::Ready(()),
         }
         Poll::Pending
+    }
+
+    /// Tells HTTP/2 that no call is to come, as soon as the session has none: an answer that has to
+    /// be taken is a call of HTTP/2, which a peer does not begin any more then.
+    fn tell(&mut self) {
+        let busy = self.session.as_ref().is_some_and(|s| s.active() > 0);
+        if self.draining && !self.told && !busy {
+            self.told = true;
+            self.h2.graceful_shutdown();
+            self.waker.wake_by_ref();
+        }
+    }
+
+    /// The connection is idle. The peer of a session is asked to end it, so that a call which it
+    /// makes just now is refused and not lost.
+    fn part(&mut self) {
+        if self.session.is_none() || self.leaving.is_some() {
+            self.shut(Reason::NO_ERROR);
+            return;
+        }
+        let at = far(Instant::now(), self.limits.keepalive_timeout);
+        self.draining = true;
+        self.leaving = Some(at);
+        self.timer.as_mut().reset(at);
+        self.waker.wake_by_ref();
     }
 
     /// Notes when the last call ended and whether a header block hangs.
@@ -350,8 +379,8 @@ impl Driver {
     }
 
     /// Looks at the time: hanging headers, silence, idleness. Returns when to look again, or why
-    /// the connection is to close.
-    fn check(&mut self) -> Result<Instant, Reason> {
+    /// the connection is to close, `None` for idleness.
+    fn check(&mut self) -> Result<Instant, Option<Reason>> {
         let now = Instant::now();
         let limits = &self.limits;
         let mut next = far(now, limits.keepalive.min(limits.idle));
@@ -359,14 +388,14 @@ impl Driver {
             let at = far(since, limits.header);
             if at <= now {
                 tracing::debug!(peer = %self.conn.peer.address, "a header block took too long");
-                return Err(Reason::ENHANCE_YOUR_CALM);
+                return Err(Some(Reason::ENHANCE_YOUR_CALM));
             }
             next = next.min(at);
         }
         if let Some(since) = self.idle_since {
-            let at = far(since, limits.idle);
+            let at = self.leaving.unwrap_or_else(|| far(since, limits.idle));
             if at <= now {
-                return Err(Reason::NO_ERROR);
+                return Err(None);
             }
             return Ok(next.min(at));
         }
@@ -374,7 +403,7 @@ impl Driver {
             let at = far(pinged, limits.keepalive_timeout);
             if at <= now {
                 tracing::debug!(peer = %self.conn.peer.address, "the peer does not answer");
-                return Err(Reason::NO_ERROR);
+                return Err(Some(Reason::NO_ERROR));
             }
             return Ok(next.min(at));
         }
@@ -412,7 +441,8 @@ impl Driver {
             }
             match self.check() {
                 Ok(next) => self.timer.as_mut().reset(next),
-                Err(reason) => self.shut(reason),
+                Err(None) => self.part(),
+                Err(Some(reason)) => self.shut(reason),
             }
         }
     }
@@ -446,6 +476,7 @@ impl Future for Driver {
             this.begin_calls();
             this.poll_session();
             this.poll_calls();
+            this.tell();
             if this.patience.is_over() && !this.closing {
                 tracing::debug!(peer = %this.conn.peer.address, "too many calls are given up at once");
                 this.shut(Reason::ENHANCE_YOUR_CALM);

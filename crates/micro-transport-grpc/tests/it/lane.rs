@@ -863,7 +863,12 @@ async fn pairs_that_never_repeat_replace_each_other_and_nothing_in_use() {
             if i % 3 == 0 { "Echo" } else { "See" },
             Body::Message("x".into()),
         );
-        request.path = format!("/test.T{}/{}", i % 7, request.path.rsplit('/').next().unwrap()).into();
+        request.path = format!(
+            "/test.T{}/{}",
+            i % 7,
+            request.path.rsplit('/').next().unwrap()
+        )
+        .into();
         let echoes = i % 3 == 0;
         request.metadata.insert("x-tenant", "acme").unwrap();
         for k in 0..i % 5 {
@@ -882,7 +887,10 @@ async fn pairs_that_never_repeat_replace_each_other_and_nothing_in_use() {
         }
     }
     let stats = transport.lane_stats();
-    assert_eq!((stats.sessions, stats.calls, stats.plain_calls), (1, 2000, 0));
+    assert_eq!(
+        (stats.sessions, stats.calls, stats.plain_calls),
+        (1, 2000, 0)
+    );
 }
 
 /// A handler that computes is polled in a task of its own, and its answer is noticed when nothing
