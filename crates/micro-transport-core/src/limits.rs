@@ -22,8 +22,9 @@ pub struct Limits {
     pub connections_per_peer: usize,
     /// The most calls at once on one connection. Default 256.
     pub calls_per_connection: usize,
-    /// The largest message, either way, that travels on a transport's way for small calls. Default
-    /// 16 KiB. A larger one travels by itself, so that it holds up no small ones.
+    /// The largest message, in bytes and either way, that travels on a transport's way for small
+    /// calls. Default 16 KiB. A larger one travels by itself, so that it holds up no small ones; with
+    /// 0 a connection has no such way. Read when a connection begins; the smaller of both peers' holds.
     pub lane_message: usize,
     /// The time for TLS and protocol negotiation. Default 5 s.
     pub handshake: Duration,

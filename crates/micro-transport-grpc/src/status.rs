@@ -119,7 +119,8 @@ pub(crate) fn put(err: &Error, trailers: &mut HeaderMap) {
     }
     // What other implementations of gRFC A6 go by. Never "do not retry": another node may be well.
     if let Some(delay) = err.retry_after() {
-        let ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+        // A signed number of 32 bits is what all of them read.
+        let ms = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX);
         trailers.insert(GRPC_PUSHBACK, HeaderValue::from(ms));
     }
 }
@@ -493,6 +494,35 @@ mod tests {
         assert_eq!(err.kind(), ErrorKind::FailedPrecondition);
         assert_eq!(err.message(), "not now");
         assert_eq!(err.context().next(), Some(("id", "go.micro.srv")));
+    }
+
+    #[test]
+    fn a_delay_is_also_said_as_a_pushback() {
+        use std::time::Duration;
+
+        let day = Duration::from_secs(86_400);
+        for (delay, text) in [
+            (None, None),
+            (Some(Duration::ZERO), Some("0")),
+            (Some(Duration::from_millis(1500)), Some("1500")),
+            (Some(day * 365), Some("2147483647")),
+        ] {
+            let mut err = Error::unavailable("later");
+            if let Some(delay) = delay {
+                err = err.with_retry_after(delay);
+            }
+            let mut trailers = HeaderMap::new();
+            put(&err, &mut trailers);
+            let written = trailers
+                .get(GRPC_PUSHBACK)
+                .map(|value| value.to_str().unwrap());
+            assert_eq!(written, text);
+            // Our own side goes by the detail, and keeps one.
+            let read = take(&trailers).unwrap().unwrap_err();
+            assert_eq!(read.retry_after(), delay);
+            assert_eq!(read.details().len(), usize::from(delay.is_some()));
+            assert!(read.is_retryable());
+        }
     }
 
     #[test]

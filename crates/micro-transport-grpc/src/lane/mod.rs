@@ -117,3 +117,24 @@ pub(crate) fn poll_flush(
     }
     Poll::Ready(Ok(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_are_left_alone_for_a_while_and_not_without_bound() {
+        let counters = Counters::default();
+        let minute = Duration::from_secs(60);
+        for i in 0..1000 {
+            counters.set_silent(&format!("host:{i}"), minute);
+        }
+        assert_eq!(counters.silent.lock().unwrap().len(), Counters::MOST_SILENT);
+        assert!(counters.is_silent("host:0") && !counters.is_silent("host:999"));
+        tokio::time::advance(minute).await;
+        counters.set_silent("host:999", minute);
+        assert!(counters.is_silent("host:999") && !counters.is_silent("host:0"));
+        assert_eq!(counters.silent.lock().unwrap().len(), 1);
+        assert_eq!(counters.stats().refused, 1001);
+    }
+}

@@ -521,7 +521,7 @@ enum Known {
 }
 
 /// What the other side has told this one to keep.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reader {
     table: Vec<Option<Known>>,
     /// The last list of numbers, and the metadata that its indices stand for.
@@ -932,4 +932,172 @@ pub(crate) enum AnswerIn {
     Failure(Bytes, bool),
     /// The number, and whether it is a stream.
     Take(u64, bool),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use micro_core::{Random as _, SeededRandom, SystemRandom};
+    use prost::Message as _;
+
+    use super::*;
+
+    /// As much of `Up` and `Down` as both have and no table is needed for.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Plain {
+        #[prost(uint32, tag = "1")]
+        id: u32,
+        #[prost(uint64, tag = "5")]
+        fifth: u64,
+        #[prost(uint64, tag = "6")]
+        sixth: u64,
+        #[prost(bytes = "vec", repeated, tag = "7")]
+        define: Vec<Vec<u8>>,
+        #[prost(bytes = "vec", tag = "8")]
+        metadata: Vec<u8>,
+        #[prost(bytes = "vec", repeated, tag = "9")]
+        literals: Vec<Vec<u8>>,
+        #[prost(bytes = "bytes", tag = "15")]
+        message: Bytes,
+    }
+
+    fn metadata(random: &SeededRandom) -> Metadata {
+        let below = |n: u64| random.next_u64() % n;
+        let mut metadata = Metadata::new();
+        for _ in 0..below(6) {
+            let name = ["x-a", "x-b", "x-c-bin", "x-request-id", "x-long"][below(5) as usize];
+            let value = match name {
+                "x-long" => "v".repeat(600),
+                _ => format!("v{}", below(400)),
+            };
+            metadata.append(name, value).unwrap();
+        }
+        metadata
+    }
+
+    fn change(random: &SeededRandom, bytes: &mut Vec<u8>) {
+        let below = |n: usize| (random.next_u64() % n.max(1) as u64) as usize;
+        for _ in 0..=below(2) {
+            let at = below(bytes.len());
+            let end = at + below(bytes.len() - at);
+            match below(6) {
+                0 if !bytes.is_empty() => bytes[at] ^= 1 << below(8),
+                1 if !bytes.is_empty() => bytes[at] = random.next_u64() as u8,
+                2 => bytes.truncate(at),
+                3 => bytes.insert(at, random.next_u64() as u8),
+                4 => drop(bytes.drain(at..end)),
+                _ => bytes.extend_from_within(at..end),
+            }
+        }
+    }
+
+    /// Messages as they are written, and with bytes changed at random: what is right is read as it
+    /// was meant, what is read agrees with prost, what is kept is bounded, and nothing panics.
+    ///
+    /// `MICRO_FUZZ_SECONDS` says for how long, `MICRO_FUZZ_SEED` from where.
+    #[test]
+    #[expect(
+        clippy::print_stdout,
+        clippy::disallowed_methods,
+        reason = "a failure is replayed from its seed; no clock is needed to stop"
+    )]
+    fn changed_messages_are_read_or_refused() {
+        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let seconds = number("MICRO_FUZZ_SECONDS").unwrap_or(1);
+        let seed = number("MICRO_FUZZ_SEED").unwrap_or_else(|| SystemRandom.next_u64());
+        println!("MICRO_FUZZ_SEED={seed}");
+        let random = SeededRandom::new(seed);
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let (mut messages, mut refused, mut agreed) = (0_u64, 0_u64, 0_u64);
+        let paths: Vec<Arc<str>> = (0..300).map(|i| format!("/a.B/C{i}").into()).collect();
+        while Instant::now() < end {
+            let (mut writer, mut up, mut down) = (Writer::default(), Reader::new(), Reader::new());
+            let mut answers = Writer::default();
+            for _ in 0..200 {
+                let (sent, behind) = (metadata(&random), metadata(&random));
+                let id = (random.next_u64() % 300) as u32 + 1;
+                let payload = random.next_u64().to_le_bytes();
+                let path = &paths[(random.next_u64() % 300) as usize];
+                let content_type = Cow::Borrowed("application/json");
+                let mut out = BytesMut::new();
+                assert!(writer.call(
+                    &CallOut {
+                        id,
+                        path,
+                        content_type: &content_type,
+                        timeout: random.next_u64(),
+                        attempt: 3,
+                        metadata: &sent,
+                        more: None,
+                        message: &payload,
+                    },
+                    &mut out,
+                ));
+                let whole = out.split_off(frame::PREFIX).freeze();
+                let Ok(Up::Call(call)) = up.up(&whole) else {
+                    panic!("a call is read, seed {seed}");
+                };
+                assert_eq!((call.id, &call.path, call.attempt), (id, path, 3));
+                assert_eq!(call.metadata.unwrap(), sent, "seed {seed}");
+                assert_eq!(
+                    (&*call.message, call.content_type),
+                    (&payload[..], content_type)
+                );
+                let mut out = BytesMut::new();
+                answers.answer(
+                    &AnswerOut {
+                        id,
+                        content_type: Some(&Cow::Borrowed("application/x")),
+                        metadata: &sent,
+                        trailers: &behind,
+                        message: &payload,
+                    },
+                    &mut out,
+                );
+                let answer = out.split_off(frame::PREFIX).freeze();
+                let Ok(Down::Answer(read, AnswerIn::Message { metadata, .. })) = down.down(&answer)
+                else {
+                    panic!("an answer is read, seed {seed}");
+                };
+                assert_eq!(
+                    (read, metadata.unwrap()),
+                    (id, (sent, behind)),
+                    "seed {seed}"
+                );
+
+                // From here on it is a stranger's.
+                for good in [whole, answer] {
+                    let mut bytes = good.to_vec();
+                    change(&random, &mut bytes);
+                    let bytes = Bytes::from(bytes);
+                    messages += 1;
+                    let plain = Plain::decode(bytes.clone());
+                    let (mut one, mut other) = (up.clone(), down.clone());
+                    match one.up(&bytes) {
+                        Ok(Up::Call(call)) => {
+                            if let Ok(plain) = plain {
+                                agreed += 1;
+                                let read = (call.id, call.timeout, u64::from(call.attempt));
+                                assert_eq!(read, (plain.id, plain.fifth, plain.sixth), "{seed}");
+                                assert_eq!(call.message, plain.message, "seed {seed}");
+                            }
+                        }
+                        Ok(_) => {}
+                        Err(err) => {
+                            refused += 1;
+                            assert_eq!(err.kind(), micro_core::ErrorKind::InvalidArgument);
+                        }
+                    }
+                    let _ = other.down(&bytes);
+                    for reader in [one, other] {
+                        assert!(reader.table.len() <= ENTRIES && reader.refs.len() <= AROUND);
+                    }
+                }
+            }
+            assert!(writer.keys.len() <= ENTRIES && writer.known.len() == writer.keys.len());
+        }
+        println!("{messages} messages, {refused} refused, {agreed} read as prost does");
+        assert!(refused > 0 && agreed > 0);
+    }
 }

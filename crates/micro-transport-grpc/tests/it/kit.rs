@@ -188,6 +188,15 @@ async fn answer(cx: Context, request: Request) -> Result<Response> {
             });
             Ok(reply(Body::Stream(Box::pin(stream))).with_trailers(trailers))
         }
+        // "milliseconds size": one message, a little later.
+        "Late" => {
+            let text = one(request.body).await?;
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let (millis, size) = text.split_once(' ').unwrap_or(("0", &text));
+            let (millis, size) = (millis.parse().unwrap_or(0), size.parse().unwrap_or(0));
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            Ok(reply(Body::Message(Bytes::from(vec![7; size]))))
+        }
         // Messages that never end, one a millisecond.
         "Tick" => {
             let guard = cx.clone();
