@@ -252,6 +252,8 @@ impl Config {
         let snapshot = self.0.shared.snapshot.get_arc();
         let secrets = self.0.shared.secrets().clone();
         let keys = path::split(at);
+        // As keys are known here, however the caller writes them.
+        let known_as = path::join(&keys);
         let mut found = Vec::new();
         let mut hidden = false;
         for (origin, layer) in snapshot.layers.iter().rev() {
@@ -269,7 +271,7 @@ impl Config {
                     (String::new(), &root)
                 }
                 None => match layer.get_keys(&keys) {
-                    Some(value) => (at.to_owned(), value),
+                    Some(value) => (known_as.clone(), value),
                     None => continue,
                 },
             };

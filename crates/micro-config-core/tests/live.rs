@@ -582,6 +582,7 @@ async fn f19_s71_no_message_holds_the_value_of_a_secret() {
     layer.set("map.pin", Value::Secret(CANARY.into())).unwrap();
     source.replace_layer(layer);
     source.set("db.password", CANARY).unwrap();
+    source.set("db.other", CANARY).unwrap();
     no_refusal(&config).await;
     printed.push(format!("{:?}", config.get::<u16>("pin").unwrap_err()));
     printed.push(format!("{:?}", config.get::<Mode>("pin").unwrap_err()));
@@ -599,9 +600,10 @@ async fn f19_s71_no_message_holds_the_value_of_a_secret() {
         "",
     ));
     printed.push(format!(
-        "{} {}",
+        "{} {} {}",
         config.explain("pin"),
-        config.explain("db.password")
+        config.explain("db.other"),
+        config.explain(r"d\b.\other")
     ));
     printed.push(format!(
         "{config:?} {:?} {:?}",

@@ -72,7 +72,12 @@ pub(crate) fn look(config: &FileConfig) -> Look {
     }
 }
 
-const MOVED: &str = "the directory changes while it is read";
+const MOVED: &str =
+    "a file of the directory is gone: the directory changes, or a link leads nowhere";
+
+fn moved(path: &Path) -> Error {
+    Error::unavailable(MOVED).with_context("file", path.display())
+}
 
 fn read(config: &FileConfig, written: &mut Option<SystemTime>) -> Result<Content> {
     let meta = fs::metadata(&config.path).map_err(|err| failed(err, &config.path))?;
@@ -109,7 +114,7 @@ fn read_directory(
     };
     let moving = folder != config.path;
     let gone = |err: std::io::Error, path: &Path| match err.kind() {
-        Io::NotFound if moving || kind == Kind::Documents => Error::unavailable(MOVED),
+        Io::NotFound if moving || kind == Kind::Documents => moved(path),
         _ => failed(err, path),
     };
     let mut names: Vec<(String, PathBuf)> = Vec::new();
@@ -142,7 +147,7 @@ fn read_directory(
         // A link from one moment to the next: what is not there any more was replaced.
         let bytes = match read_file(&path, left, config.max_bytes, written) {
             Err(err) if err.kind() == micro_config_core::ErrorKind::NotFound => {
-                return Err(Error::unavailable(MOVED));
+                return Err(moved(&path));
             }
             other => other?,
         };

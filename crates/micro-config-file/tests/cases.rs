@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use micro_config_core::{Config, ErrorKind, Live, Runtime, Secret, SourceState, ViewOptions};
+use micro_config_core::{
+    Config, ErrorKind, Live, Runtime, Secret, Source as _, SourceState, ViewOptions,
+};
 use micro_config_file::{FileConfig, FileSource};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
@@ -771,6 +773,21 @@ async fn directories_merge_in_the_order_of_their_names() {
     assert_eq!(place("a"), "10-base.toml line 1");
     assert_eq!(place("c.x"), "30.json line 1");
     config.close().await;
+}
+
+#[tokio::test]
+async fn a_link_that_leads_nowhere_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("10.toml"), "a = 1\n").unwrap();
+    symlink("nowhere", folder.path().join("20.toml")).unwrap();
+    let source = FileSource::with_config(quick(folder.path()));
+    let err = source.load().await.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unavailable);
+    let text = err.to_string();
+    assert!(
+        text.contains("20.toml") && text.contains("leads nowhere"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
