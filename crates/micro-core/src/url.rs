@@ -13,6 +13,7 @@
 //! ```
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -183,6 +184,31 @@ pub fn file_path(url: &Url) -> Result<PathBuf> {
         .filter(|path| !path.is_empty())
         .ok_or_else(invalid)?;
     Ok(std::path::absolute(Path::new(&path))?)
+}
+
+/// Whether an endpoint, `host:port` or `host`, says that it is on this machine: `localhost`, or a
+/// loopback address, also one that is mapped into IPv6. Nothing is resolved, so another name is not,
+/// wherever it leads.
+///
+/// ```
+/// use micro_core::url::is_loopback;
+///
+/// assert!(is_loopback("127.0.0.1:2379") && is_loopback("[::1]:2379") && is_loopback("localhost"));
+/// assert!(!is_loopback("10.0.0.5:2379"));
+/// ```
+#[must_use]
+pub fn is_loopback(endpoint: &str) -> bool {
+    let loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    if let Some(bracketed) = endpoint.strip_prefix('[') {
+        let host = bracketed.split_once(']').map_or("", |(host, _)| host);
+        return host.parse().is_ok_and(loopback);
+    }
+    if let Ok(ip) = endpoint.parse() {
+        return loopback(ip);
+    }
+    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(loopback)
 }
 
 /// The options in a URL's query, each taken once; what is left at the end is an error.
@@ -452,6 +478,40 @@ mod tests {
         }
         for text in ["mylog://host/x", "mylog:", "memory"] {
             assert!(file_path(&resolve(text).unwrap()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn s51_what_is_on_loopback_says_so_itself() {
+        for endpoint in [
+            "localhost",
+            "LocalHost.:80",
+            "127.0.0.1",
+            "127.8.9.10:80",
+            "::1",
+            "[::1]",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(is_loopback(endpoint), "{endpoint}");
+        }
+        for endpoint in [
+            "",
+            ":80",
+            "[]",
+            "localhost.example:80",
+            "10.0.0.1:80",
+            "0.0.0.0:80",
+            "[::]:80",
+            "::2",
+            "[fe80::1]:80",
+            "127.1:80",
+            "2130706433:80",
+            "[localhost]:80",
+            "127.0.0.1.example:80",
+            "user@127.0.0.1:80",
+        ] {
+            assert!(!is_loopback(endpoint), "{endpoint}");
         }
     }
 

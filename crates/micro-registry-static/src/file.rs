@@ -215,13 +215,14 @@ impl Source {
 
 /// Reads the file, unless somebody writes it meanwhile.
 fn read(path: &Path) -> Result<Look> {
-    let mut file = File::open(path)?;
-    let before = file.metadata()?;
-    if !before.is_file() {
+    // Before it is opened: that would wait for whoever writes to a pipe.
+    if !fs::metadata(path)?.is_file() {
         return Err(Error::invalid_argument(
             "the list is to be in a regular file",
         ));
     }
+    let mut file = File::open(path)?;
+    let before = file.metadata()?;
     if before.len() > LONGEST {
         return Err(Error::invalid_argument("the list has more than 8 MiB"));
     }

@@ -160,7 +160,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Service>, String> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err("the file is empty; write {\"services\": []} if that is meant".to_owned());
     }
-    let file: File = serde_json::from_slice(text).map_err(|err| err.to_string())?;
+    let file: File = serde_json::from_slice(text).map_err(|err| printable(&err.to_string()))?;
     let services: Vec<Service> = file.services.into_iter().map(|listed| listed.0).collect();
     let mut versions = BTreeSet::new();
     let mut nodes = 0;
@@ -178,6 +178,19 @@ pub(crate) fn parse(text: &[u8]) -> Result<Vec<Service>, String> {
         return Err(format!("the file lists more than {MOST_NODES} nodes"));
     }
     Ok(services)
+}
+
+/// A reason may quote what the file holds, and is to be one line of a log.
+fn printable(why: &str) -> String {
+    let mut shown = String::new();
+    for c in why.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -253,6 +266,29 @@ mod tests {
             assert!(why.contains(line), "{text}: {why}");
         }
         assert!(parse(b"{\"services\": \xff}").is_err());
+    }
+
+    #[test]
+    fn s53_any_file_is_a_list_or_refused() {
+        let good = [
+            &br#"{"services": [{"name": "greeter", "version": "v2", "metadata": {"team": "hello"},
+                "endpoints": [{"name": "Greeter.Hello"}], "nodes": [
+                {"id": "a", "address": "10.0.0.1:80", "metadata": {"zone": "x"}, "weight": 200}]}]}"#[..],
+            br#"{"services":[{"name":"a","nodes":[{"address":"a.example:1"},{"address":"[::1]:2"}]},{"name":"b","nodes":[]}]}"#,
+        ];
+        micro_conformance::mutation::run(&good, |bytes| {
+            // Refused with a reason that is fit for one line of a log.
+            let services = match parse(bytes) {
+                Ok(services) => services,
+                Err(why) => return assert!(!why.contains(char::is_control), "{why:?}"),
+            };
+            for service in services {
+                check_name(&service.name).unwrap();
+                for node in &service.nodes {
+                    assert_eq!(address::check(&node.address), Ok(()));
+                }
+            }
+        });
     }
 
     #[test]

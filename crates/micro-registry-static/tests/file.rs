@@ -210,6 +210,19 @@ async fn s53_a_bad_file_does_not_open_and_says_where() {
     assert_eq!(err.kind(), ErrorKind::NotFound, "{err:?}");
 }
 
+/// A pipe that nobody writes to: opening it would wait for ever.
+#[cfg(unix)]
+#[tokio::test]
+async fn s53_a_pipe_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("nodes.json");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let opened = timeout(PATIENCE, open(&pipe)).await.expect("it is refused");
+    let err = opened.unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::InvalidArgument, "{err:?}");
+}
+
 /// A dropped registry leaves no task behind.
 #[tokio::test]
 async fn the_task_ends_with_the_last_handle() {
