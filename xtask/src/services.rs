@@ -115,6 +115,10 @@ fn up(servers: &[&Server]) -> Result<u8> {
 fn start(server: &Server) -> Result<()> {
     let place = Place::of(server)?;
     if place.running()? {
+        // Somebody may have started it a moment ago.
+        wait(Instant::now() + READY_WITHIN, &mut [], || {
+            place.ready(&server.ready)
+        })?;
         println!("{}: already up", server.name);
         return Ok(());
     }

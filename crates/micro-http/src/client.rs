@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connect::{Connection, Slots, failed};
 use crate::stream::Lines;
-use crate::{HttpConfig, Request, Response};
+use crate::{Credentials, HttpConfig, Request, Response};
 
 /// A client of one HTTP API, at one server or several that are as good as each other.
 ///
@@ -27,24 +27,26 @@ struct Inner {
     config: HttpConfig,
     /// Connections without a request, the last used one last.
     idle: Mutex<Vec<Connection>>,
-    /// The endpoint that is used; it counts on, and means its remainder.
+    /// The endpoint that is used, by its place in the list.
     current: AtomicUsize,
     requests: Slots,
     long: Slots,
 }
 
 impl HttpClient {
-    /// A client; it connects when it is used.
+    /// A client; it connects when it is used. Credentials that will go through a network
+    /// unencrypted are warned of.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` if there is no endpoint.
+    /// `InvalidArgument` if there is no endpoint, or one that is not `host:port`.
     pub fn new(config: HttpConfig) -> Result<Self> {
-        if config.endpoints.is_empty() {
-            return Err(Error::invalid_argument(
-                "there is no server to send requests to: give 'host:port'",
-            )
-            .with_operation("http.new"));
+        config.check()?;
+        if config.credentials != Credentials::None && !config.is_private() {
+            tracing::warn!(
+                servers = %config.endpoints.join(" "),
+                "credentials go to this server unencrypted: turn on TLS with 'ca'"
+            );
         }
         Ok(Self(Arc::new(Inner {
             idle: Mutex::new(Vec::new()),
@@ -72,6 +74,7 @@ impl HttpClient {
     pub async fn send(&self, request: &Request) -> Result<Response> {
         let config = &self.0.config;
         let time = config.timeout + request.long.unwrap_or_default();
+        let current = self.endpoint();
         let exchange = async {
             let _turn = self.turn(request).await?;
             let (response, connection) = self.exchange(request).await?;
@@ -80,6 +83,7 @@ impl HttpClient {
             let body = read(body, config.max_body, endpoint).await?;
             self.keep(connection);
             Ok(Response {
+                endpoint: endpoint.clone(),
                 status: parts.status.as_u16(),
                 headers: parts.headers,
                 body,
@@ -87,7 +91,7 @@ impl HttpClient {
         };
         match timeout(time, exchange).await {
             Ok(response) => response,
-            Err(_) => Err(self.late()),
+            Err(_) => Err(self.late(current)),
         }
     }
 
@@ -99,6 +103,7 @@ impl HttpClient {
     pub async fn lines(&self, request: &Request) -> Result<Lines> {
         let config = &self.0.config;
         let start = Instant::now();
+        let current = self.endpoint();
         let begin = async {
             let turn = self.turn(request).await?;
             let (response, connection) = self.exchange(request).await?;
@@ -111,6 +116,7 @@ impl HttpClient {
             }
             let body = read(body, config.max_body, endpoint).await?;
             let response = Response {
+                endpoint: endpoint.clone(),
                 status: parts.status.as_u16(),
                 headers: parts.headers,
                 body,
@@ -122,7 +128,7 @@ impl HttpClient {
         };
         match timeout_at(start + config.timeout, begin).await {
             Ok(lines) => lines,
-            Err(_) => Err(self.late()),
+            Err(_) => Err(self.late(current)),
         }
     }
 
@@ -157,6 +163,9 @@ impl HttpClient {
             let again = connection.reused && (unsent || request.is_idempotent());
             let err = failed(err.into_error(), endpoint, unsent);
             if !again {
+                if !connection.reused {
+                    self.move_on(connection.endpoint);
+                }
                 return Err(err);
             }
             // Servers close connections that idle, which is no failure; a new one has no such excuse.
@@ -182,17 +191,11 @@ impl HttpClient {
         let config = &self.0.config;
         let mut tries = config.endpoints.len();
         loop {
-            let current = self.0.current.load(Ordering::Relaxed);
-            match Connection::open(config, current % config.endpoints.len()).await {
+            let endpoint = self.endpoint();
+            match Connection::open(config, endpoint).await {
                 Ok(connection) => return Ok(connection),
                 Err(err) => {
-                    // Unless somebody else moved on already.
-                    let _ = self.0.current.compare_exchange(
-                        current,
-                        current.wrapping_add(1),
-                        Ordering::Relaxed,
-                        Ordering::Relaxed,
-                    );
+                    self.move_on(endpoint);
                     tries -= 1;
                     if tries == 0 {
                         return Err(err);
@@ -203,7 +206,14 @@ impl HttpClient {
     }
 
     fn endpoint(&self) -> usize {
-        self.0.current.load(Ordering::Relaxed) % self.0.config.endpoints.len()
+        self.0.current.load(Ordering::Relaxed)
+    }
+
+    /// Uses the server behind this one from now on, unless somebody else moved on already.
+    fn move_on(&self, endpoint: usize) {
+        let next = (endpoint + 1) % self.0.config.endpoints.len();
+        let current = &self.0.current;
+        let _ = current.compare_exchange(endpoint, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn keep(&self, mut connection: Connection) {
@@ -219,7 +229,9 @@ impl HttpClient {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn late(&self) -> Error {
+    /// The time is over; the server that had it is not asked again if there is another.
+    fn late(&self, endpoint: usize) -> Error {
+        self.move_on(endpoint);
         Error::deadline_exceeded("the server did not answer in time")
             .with_operation("http.request")
             .with_context("timeout", format!("{:?}", self.0.config.timeout))

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use micro_core::url::{Options, Span};
-use micro_core::{Result, Secret};
+use micro_core::url::{Options, Span, is_loopback};
+use micro_core::{Error, Result, Secret};
 
 /// How requests prove who sends them.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -47,7 +47,8 @@ impl fmt::Debug for Credentials {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// The servers, as `host:port`. One is used until it cannot be reached, then the next.
+    /// The servers, as `host:port`. One is used until it cannot be reached, breaks off or does not
+    /// answer in time, then the next.
     pub endpoints: Vec<String>,
     /// How requests prove who sends them. Default: they do not.
     pub credentials: Credentials,
@@ -208,7 +209,7 @@ impl HttpConfig {
         key: Option<String>,
     ) -> Result<Self> {
         let invalid = |message: &'static str| {
-            Err(micro_core::Error::invalid_argument(message).with_operation("http.options"))
+            Err(Error::invalid_argument(message).with_operation("http.options"))
         };
         let pem = match (ca, cert, key) {
             (None, None, None) => return Ok(self),
@@ -235,10 +236,35 @@ impl HttpConfig {
         if ca.or(cert).or(key).is_none() {
             return Ok(self);
         }
-        Err(micro_core::Error::invalid_argument(
+        Err(Error::invalid_argument(
             "this program was built without TLS: add the cargo feature \"tls\"",
         )
         .with_operation("http.options"))
+    }
+
+    /// Checks the endpoints.
+    pub(crate) fn check(&self) -> Result<()> {
+        let invalid =
+            |message: &'static str| Error::invalid_argument(message).with_operation("http.new");
+        if self.endpoints.is_empty() {
+            return Err(invalid(
+                "there is no server to send requests to: give 'host:port'",
+            ));
+        }
+        for endpoint in &self.endpoints {
+            let authority = endpoint.parse::<http::uri::Authority>();
+            // A user in it would be shown wherever an endpoint is, so it is not repeated here.
+            if endpoint.contains('@') || !authority.is_ok_and(|name| name.port_u16().is_some()) {
+                return Err(invalid("an endpoint is 'host:port'"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nobody on the way can read what is sent: it is encrypted, or stays on this machine.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.is_secure() || self.endpoints.iter().all(|endpoint| is_loopback(endpoint))
     }
 
     /// Whether the connections are encrypted.

@@ -1,14 +1,17 @@
 //! One connection to one server.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use micro_core::{Error, Result};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
@@ -16,6 +19,10 @@ use crate::HttpConfig;
 
 /// The headers of an answer have at most so many bytes.
 const HEAD: usize = 64 << 10;
+
+/// A server that went without a word is noticed after this time without one, and so many questions
+/// at this interval: else a watch of it would be blind for as long as its request may take.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 
 /// A connection; dropping it closes it.
 #[derive(Debug)]
@@ -65,8 +72,15 @@ impl Connection {
         name: &str,
         endpoint: usize,
     ) -> Result<Self, micro_core::BoxError> {
-        let tcp = TcpStream::connect(name).await?;
+        let addresses: Vec<_> = lookup_host(name).await?.collect();
+        let tcp = dial(&addresses, config.connect_timeout).await?;
         tcp.set_nodelay(true)?;
+        let (time, interval, retries) = KEEPALIVE;
+        let keepalive = TcpKeepalive::new()
+            .with_time(time)
+            .with_interval(interval)
+            .with_retries(retries);
+        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
         #[cfg(feature = "tls")]
         if let Some(identity) = &config.tls {
             let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
@@ -107,6 +121,23 @@ impl Connection {
     }
 }
 
+/// Connects to the first address that answers; one that is silent leaves the others their share of
+/// the time.
+async fn dial(addresses: &[SocketAddr], time: Duration) -> Result<TcpStream, micro_core::BoxError> {
+    let until = Instant::now() + time;
+    let mut last = micro_core::BoxError::from("the name has no address");
+    for (at, address) in addresses.iter().enumerate() {
+        let left = until.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(err)) => last = err.into(),
+            Err(late) => last = late.into(),
+        }
+    }
+    Err(last)
+}
+
 /// What hyper says about a request that got no answer.
 pub(crate) fn failed(err: hyper::Error, endpoint: &str, unprocessed: bool) -> Error {
     let error = if err.is_parse() {
@@ -123,3 +154,23 @@ pub(crate) fn failed(err: hyper::Error, endpoint: &str, unprocessed: bool) -> Er
 
 /// A bound on the number of something, shared.
 pub(crate) type Slots = Arc<tokio::sync::Semaphore>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (good, bad) = (
+            listener.local_addr().unwrap(),
+            SocketAddr::from(([127, 0, 0, 1], 1)),
+        );
+        let time = Duration::from_secs(5);
+        let tcp = dial(&[bad, bad, good], time).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), good);
+        for none in [&[bad, bad][..], &[]] {
+            assert!(dial(none, time).await.is_err());
+        }
+    }
+}

@@ -44,7 +44,7 @@ impl Lanes {
     ///
     /// # Errors
     ///
-    /// The job's own; `Cancelled` if the runtime ends before it.
+    /// The job's own; `Cancelled` if it panics, or the runtime ends before it.
     pub async fn run<T: Send + 'static>(
         &self,
         key: &str,

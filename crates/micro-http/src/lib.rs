@@ -5,6 +5,7 @@
 //! This is engine glue: no trait of ours is in it, and no type of hyper's shows.
 
 mod client;
+mod complaints;
 mod config;
 mod connect;
 mod lanes;
@@ -12,6 +13,7 @@ mod message;
 mod stream;
 
 pub use self::client::HttpClient;
+pub use self::complaints::Complaints;
 pub use self::config::{Credentials, HttpConfig};
 pub use self::lanes::Lanes;
 pub use self::message::{Request, Response};

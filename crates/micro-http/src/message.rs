@@ -206,6 +206,7 @@ fn header_of(credentials: &Credentials) -> Option<(HeaderName, String)> {
 /// An answer with its whole body.
 #[derive(Clone, Debug)]
 pub struct Response {
+    pub(crate) endpoint: String,
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -242,8 +243,8 @@ impl Response {
     ///
     /// By the status: 400 and 422 `InvalidArgument`, 401 `Unauthenticated`, 403 `PermissionDenied`,
     /// 404 `NotFound`, 409 and 412 `Aborted`, 410 `OutOfRange`, 413 `ResourceExhausted`,
-    /// 501 `Unimplemented`, 408, 429 and other 5xx `Unavailable`, else `Unknown`; with the status
-    /// and the beginning of the body as context.
+    /// 501 `Unimplemented`, 408, 429 and other 5xx `Unavailable`, else `Unknown`; with the server,
+    /// the status and the beginning of the body as context.
     pub fn success(self) -> Result<Self> {
         if self.is_success() {
             return Ok(self);
@@ -271,6 +272,7 @@ impl Response {
             _ => (ErrorKind::Unknown, "the server answers with an odd status"),
         };
         Err(Error::new(kind, message)
+            .with_context("endpoint", self.endpoint)
             .with_context("status", self.status)
             .with_context("answer", shown(&self.body)))
     }
@@ -283,6 +285,7 @@ impl Response {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(&self.body).map_err(|err| {
             Error::unknown("the server's answer is not the JSON that was expected")
+                .with_context("endpoint", &self.endpoint)
                 .with_context("answer", shown(&self.body))
                 .with_source(err)
         })
@@ -365,6 +368,7 @@ mod tests {
             (501, ErrorKind::Unimplemented),
         ] {
             let response = Response {
+                endpoint: "h:1".to_owned(),
                 status,
                 headers: HeaderMap::new(),
                 body: Bytes::from(format!("\x1b[31m\n{}", "x".repeat(1000))),

@@ -172,8 +172,44 @@ async fn another_server_is_used_if_one_cannot_be_reached() {
         .unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
     assert!(err.is_unprocessed());
-    let none = HttpClient::new(HttpConfig::new(Vec::new())).unwrap_err();
-    assert_eq!(none.kind(), ErrorKind::InvalidArgument);
+}
+
+#[tokio::test]
+async fn another_server_is_used_if_one_hangs_or_breaks_off() {
+    for script in [(|_, _| Step::Silence) as Script, |_, _| Step::Close] {
+        let (broken, good) = (server(script).await, server(|_, _| Step::Say(OK)).await);
+        let endpoints = vec![broken.endpoint.clone(), good.endpoint.clone()];
+        let config = HttpConfig::new(endpoints).with_timeout(Duration::from_millis(200));
+        let client = HttpClient::new(config).unwrap();
+        client.send(&get()).await.unwrap_err();
+        for _ in 0..3 {
+            client.send(&get()).await.unwrap();
+        }
+        assert_eq!(broken.requests.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[test]
+fn an_endpoint_is_a_host_and_a_port_and_no_secret() {
+    for endpoints in [
+        &[][..],
+        &["host"],
+        &["host:port"],
+        &["host:1/path"],
+        &["host:1\r\n"],
+        &["me:hunter2@host:1"],
+        &["host:1", ""],
+    ] {
+        let endpoints = endpoints.iter().map(|text| (*text).to_owned()).collect();
+        let err = HttpClient::new(HttpConfig::new(endpoints)).unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidArgument);
+        assert!(!format!("{err:?}").contains("hunter2"), "{err:?}");
+    }
+    for (endpoint, private) in [("[::1]:1", true), ("localhost:1", true), ("host:1", false)] {
+        let config = HttpConfig::new(vec![endpoint.to_owned()]);
+        assert_eq!(config.is_private(), private, "{endpoint}");
+        HttpClient::new(config).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::rustls::ClientConfig;
+use async_nats::rustls::pki_types::CertificateDer;
+use async_nats::rustls::{ClientConfig, RootCertStore};
 use async_nats::{ConnectOptions, ServerAddr};
 use bytes::Bytes;
-use micro_core::url::{Options, Span};
+use micro_core::url::{Options, Span, is_loopback};
 use micro_core::{Error, Result, Secret, Url};
 use micro_tls::Pem;
 
@@ -185,8 +186,24 @@ impl NatsConfig {
         self.servers().map(drop)
     }
 
-    fn wants_tls(&self) -> bool {
+    /// Whether connections must be encrypted.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
         self.tls || self.ca.is_some() || self.cert.is_some()
+    }
+
+    /// Whether every server named is on this machine's loopback.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| is_loopback(endpoint))
+    }
+
+    /// Whether something that anybody on the way can use as well is sent unencrypted. A JWT's and an
+    /// NKey's seed only sign what the server asks, and stay here.
+    pub(crate) fn shouts(&self) -> bool {
+        (self.password.is_some() || self.token.is_some())
+            && !self.wants_tls()
+            && !self.is_loopback()
     }
 
     /// The servers as the client library wants them. It would take a user from here; ours stands
@@ -196,6 +213,12 @@ impl NatsConfig {
             return Err(invalid("there is no server to connect to"));
         }
         let parse = |endpoint: &String| {
+            if endpoint.contains('@') {
+                // Neither repeated here nor by whatever shows the list.
+                return Err(invalid(
+                    "an endpoint is 'host:port'; a user stands in 'username' and 'password'",
+                ));
+            }
             format!("nats://{endpoint}").parse().map_err(|err| {
                 invalid("an endpoint is 'host:port'")
                     .with_context("endpoint", endpoint.escape_debug())
@@ -252,7 +275,11 @@ impl NatsConfig {
             let mut identity = pem.read()?;
             if platform {
                 let found = rustls_native_certs::load_native_certs();
-                let roots = found.certs.iter();
+                // Platforms keep some old ones that nothing can be verified by.
+                let usable = |der: &&CertificateDer<'static>| {
+                    RootCertStore::empty().add((*der).clone()).is_ok()
+                };
+                let roots = found.certs.iter().filter(usable);
                 identity =
                     identity.with_roots(roots.map(|der| Bytes::copy_from_slice(der)).collect());
             }
@@ -332,6 +359,34 @@ mod tests {
         ] {
             let err = config(url).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::InvalidArgument, "{url}: {err:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_holds_no_secret() {
+        let given = NatsConfig {
+            endpoints: vec!["me:hunter2@a:4222".to_owned()],
+            ..NatsConfig::default()
+        };
+        let err = given.check().unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidArgument, "{err:?}");
+        assert!(!format!("{err:?}").contains("hunter2"), "{err:?}");
+        let err = config("nats://a?endpoint=me:hunter2@b").unwrap_err();
+        assert!(!format!("{err:?}").contains("hunter2"), "{err:?}");
+    }
+
+    #[test]
+    fn a_password_on_its_way_through_a_network_is_noticed() {
+        for (url, shouts) in [
+            ("nats://me:pw@10.0.0.1", true),
+            ("nats://t@nats.example", true),
+            ("nats://me:pw@127.0.0.1?endpoint=10.0.0.1", true),
+            ("nats://me:pw@127.0.0.1?endpoint=localhost", false),
+            ("nats://me:pw@10.0.0.1?tls=true", false),
+            ("nats://10.0.0.1?nkey=/seed", false),
+            ("nats://10.0.0.1", false),
+        ] {
+            assert_eq!(config(url).unwrap().shouts(), shouts, "{url}");
         }
     }
 

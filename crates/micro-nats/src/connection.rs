@@ -75,6 +75,12 @@ impl Connection {
     /// tokio runtime.
     pub fn open(config: NatsConfig, random: &Arc<dyn Random>, echo: bool) -> Result<Self> {
         config.check()?;
+        if config.shouts() {
+            tracing::warn!(
+                servers = %config.endpoints.join(" "),
+                "the password or token goes to NATS unencrypted: turn on TLS with 'tls' or 'ca'"
+            );
+        }
         let runtime = tokio::runtime::Handle::try_current().map_err(|err| {
             Error::failed_precondition("open this within a tokio runtime: it needs tasks")
                 .with_operation("nats.open")
@@ -199,7 +205,7 @@ impl fmt::Debug for Connection {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.task.abort();
-        // The library's own task lives as long as a client does, and holds us in its callback.
+        // The library's own task lives as long as a client does; who watches the status has one.
         self.shared.status.send_modify(|status| {
             status.client = None;
             status.up = false;
@@ -249,14 +255,18 @@ async fn try_connect(
     if !echo {
         options = options.no_echo();
     }
-    let listener = Arc::clone(shared);
+    // The library's task keeps this for as long as there is a client, and the client is kept there:
+    // whoever was dropped while this connected must not be kept alive by it.
+    let listener = Arc::downgrade(shared);
     let random = Arc::clone(random);
     // The library asks for a pause before the first attempt, too.
     let made = Arc::new(AtomicBool::new(false));
     let was_made = Arc::clone(&made);
     let options = options
         .event_callback(move |event| {
-            listener.hear(event);
+            if let Some(listener) = listener.upgrade() {
+                listener.hear(event);
+            }
             std::future::ready(())
         })
         .reconnect_delay_callback(move |attempt| {

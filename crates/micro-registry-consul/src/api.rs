@@ -39,8 +39,9 @@ pub(crate) struct Instance {
     pub(crate) tags: Option<Vec<String>>,
     #[serde(default)]
     pub(crate) address: String,
+    /// Consul's catalog takes any number.
     #[serde(default)]
-    pub(crate) port: u16,
+    pub(crate) port: i64,
     #[serde(default)]
     pub(crate) modify_index: u64,
 }
@@ -197,7 +198,9 @@ impl Api {
     pub(crate) async fn deregister(&self, id: &str) -> Result<()> {
         let request = Request::put("/v1/agent/service/deregister").segment(id);
         let response = self.send(&request).await?;
-        if response.status() == 404 {
+        // Older agents say 500 to a service that they do not know.
+        let unknown = |body: &[u8]| String::from_utf8_lossy(body).contains("Unknown service");
+        if response.status() == 404 || (response.status() == 500 && unknown(response.body())) {
             return Ok(());
         }
         success(response).map(drop)

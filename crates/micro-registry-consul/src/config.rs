@@ -1,9 +1,8 @@
 //! What the URL says.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use micro_core::url::{Options, Span};
+use micro_core::url::{Options, Span, is_loopback};
 use micro_core::{Error, Secret};
 use micro_http::{Credentials, HttpConfig};
 use micro_registry_core::{Result, Url};
@@ -71,6 +70,11 @@ impl ConsulConfig {
     pub fn from_url(url: &Url) -> Result<Self> {
         let invalid =
             |message: &'static str| Error::invalid_argument(message).with_operation("consul.open");
+        if !matches!(url.path(), "" | "/") {
+            return Err(invalid(
+                "a Consul URL has no path: 'consul://host:8500?prefix=name&option=value'",
+            ));
+        }
         let mut options = Options::new(url);
         let mut endpoints = options.endpoints(DEFAULT_PORT)?;
         if endpoints.is_empty() {
@@ -116,19 +120,6 @@ impl ConsulConfig {
             endpoints.iter().all(|endpoint| is_loopback(endpoint))
         })
     }
-}
-
-/// Whether `host:port` is on loopback.
-fn is_loopback(endpoint: &str) -> bool {
-    let host = endpoint
-        .rsplit_once(':')
-        .map_or(endpoint, |(host, _)| host)
-        .trim_start_matches('[')
-        .trim_end_matches(']');
-    host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -185,6 +176,7 @@ mod tests {
         for url in [
             "consul://a?tiemout=1s",
             "consul://a?wait=1h",
+            "consul://a/prefix",
             "consul://a?stale=perhaps",
             "consul://me:pw@a?token=t",
             "consul://a?cert=x",

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 /// A tag holds at most so many bytes once it is inflated.
 pub(crate) const TAG_LIMIT: usize = 16 << 10;
 /// All tags of a node together hold at most so many.
-const NODE_LIMIT: usize = 256 << 10;
+pub(crate) const NODE_LIMIT: usize = 256 << 10;
+/// All tags of an answer together hold at most so many.
+pub(crate) const ANSWER_LIMIT: usize = 32 << 20;
 
 /// What a node's tags say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,13 +99,21 @@ fn tag(kind: char, data: &[u8]) -> Result<String> {
     Ok(tag)
 }
 
-/// Reads tags. What is none of ours is left alone: others tag their services too.
-pub(crate) fn read(tags: &[String]) -> Result<Tags, Bad> {
+/// Reads tags, and takes what they inflate to from `left`. What is none of ours is left alone:
+/// others tag their services too.
+pub(crate) fn read(tags: &[String], left: &mut usize) -> Result<Tags, Bad> {
+    let mine = NODE_LIMIT.min(*left);
+    let mut rest = mine;
+    let read = read_within(tags, &mut rest);
+    *left -= mine - rest;
+    read
+}
+
+fn read_within(tags: &[String], left: &mut usize) -> Result<Tags, Bad> {
     let mut read = Tags::default();
     let mut versioned = false;
-    let mut left = NODE_LIMIT;
     for tag in tags {
-        let Some((kind, data)) = unpack(tag, &mut left)? else {
+        let Some((kind, data)) = unpack(tag, left)? else {
             // A zlib stream begins with 78: this is a mark, and its node is not what it seems to be.
             if tag.starts_with("m-78") {
                 return Err(Bad::Mark);
@@ -135,13 +145,13 @@ pub(crate) fn read(tags: &[String]) -> Result<Tags, Bad> {
     Ok(read)
 }
 
-/// The versions among the tags of all nodes of a service.
-pub(crate) fn versions(tags: &[String]) -> Vec<String> {
+/// The versions among the tags of all nodes of a service; what they inflate to is taken from `left`.
+pub(crate) fn versions(tags: &[String], left: &mut usize) -> Vec<String> {
     let mut versions: Vec<String> = tags
         .iter()
         .filter(|tag| tag.starts_with('v'))
         .filter_map(|tag| {
-            let (_, data) = unpack(tag, &mut NODE_LIMIT.clone()).ok()??;
+            let (_, data) = unpack(tag, left).ok()??;
             String::from_utf8(data).ok()
         })
         .collect();
@@ -290,6 +300,14 @@ pub(crate) fn join(host: &str, port: u16) -> String {
 mod tests {
     use super::*;
 
+    fn read(tags: &[String]) -> Result<Tags, Bad> {
+        super::read(tags, &mut ANSWER_LIMIT.clone())
+    }
+
+    fn versions(tags: &[String]) -> Vec<String> {
+        super::versions(tags, &mut ANSWER_LIMIT.clone())
+    }
+
     fn packed(kind: char, data: &[u8]) -> String {
         let hex = compress_to_vec_zlib(data, 9)
             .iter()
@@ -343,6 +361,11 @@ mod tests {
         assert!(read(&many[..4]).is_ok());
         let plain = format!("t={}", "x".repeat(TAG_LIMIT + 1));
         assert_eq!(read(&[plain]).unwrap_err(), Bad::Bomb);
+        // Many nodes that are small enough each.
+        let mut left = 3 * NODE_LIMIT + NODE_LIMIT / 2;
+        let node = vec![packed('t', &vec![b' '; TAG_LIMIT]); NODE_LIMIT / TAG_LIMIT];
+        let good = (0..100).filter(|_| super::read(&node, &mut left).is_ok());
+        assert_eq!((good.count(), left), (3, 0));
     }
 
     #[test]
@@ -376,6 +399,37 @@ mod tests {
         assert_eq!(read(&[packed('m', b"[]")]).unwrap_err(), Bad::Mark);
         assert_eq!(read(&["m-789c00000000".to_owned()]).unwrap_err(), Bad::Mark);
         assert_eq!(read(&[packed('v', b"\xff\xfe")]).unwrap().version, "");
+    }
+
+    #[test]
+    fn s53_any_tag_is_read_or_left_alone() {
+        let node = Node::new("a", "h:1").with_metadata("zone", "x");
+        let service = Service::new("greeter", "v1")
+            .with_metadata("team", "x")
+            .with_endpoint(Endpoint::new("Say.Hello"));
+        let mark = Mark {
+            id: "a".to_owned(),
+            address: "h:1".to_owned(),
+        };
+        let mut good = tags(&service, &node, Some(&mark)).unwrap();
+        good.extend([r#"t={"region":"eu"}"#, "v=1", "e={\"name\":\"A.B\"}"].map(str::to_owned));
+        let good: Vec<&[u8]> = good.iter().map(String::as_bytes).collect();
+        micro_conformance::mutation::run(&good, |bytes| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            // As it is, and as what is inflated.
+            let inner = ['t', 'e', 'v', 's', 'm'].map(|kind| packed(kind, bytes));
+            for tag in inner.into_iter().chain([text]) {
+                let mut left = NODE_LIMIT;
+                if let Ok(read) = super::read(&[tag], &mut left) {
+                    assert!(
+                        read.endpoints
+                            .iter()
+                            .all(|endpoint| !endpoint.name.is_empty())
+                    );
+                }
+                assert!(left >= NODE_LIMIT - TAG_LIMIT);
+            }
+        });
     }
 
     #[test]

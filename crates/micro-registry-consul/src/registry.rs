@@ -1,13 +1,14 @@
 //! The registry itself.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream;
 use micro_core::Random;
-use micro_http::Lanes;
+use micro_http::{Complaints, Lanes};
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Env, Error, EventStream, GetOptions, ListOptions,
     RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_deregistration,
@@ -26,13 +27,12 @@ const LANES: usize = 8;
 const REMEMBERED: usize = 10_000;
 
 /// A registry in Consul; clones share their connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConsulRegistry {
     shared: Arc<Shared>,
     lanes: Arc<Lanes>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     config: ConsulConfig,
     pub(crate) api: Api,
@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     /// What was registered with a TTL, by the agent's id: its hash. If nothing changed, passing the
     /// check is enough.
     passing: Mutex<HashMap<String, u64>>,
+    complaints: Complaints,
 }
 
 impl ConsulRegistry {
@@ -55,6 +56,7 @@ impl ConsulRegistry {
             scope: Scope::new(&config.prefix, env.namespace()),
             random: Arc::clone(env.random()),
             passing: Mutex::default(),
+            complaints: Complaints::default(),
             config,
         };
         Ok(Self {
@@ -67,6 +69,18 @@ impl ConsulRegistry {
     #[must_use]
     pub fn config(&self) -> &ConsulConfig {
         &self.shared.config
+    }
+}
+
+/// Says where it asks: a client puts it into the error for a service that it cannot find.
+impl fmt::Debug for ConsulRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &self.shared.config;
+        f.debug_struct("ConsulRegistry")
+            .field("agents", &config.http.endpoints)
+            .field("datacenter", &config.datacenter)
+            .field("scope", &self.shared.scope)
+            .finish()
     }
 }
 
@@ -85,7 +99,8 @@ impl Shared {
     ) -> Result<(u64, View)> {
         let outer = self.scope.outer(name);
         let found = self.api.health(&outer, after).await?;
-        Ok((found.index, View::read(&outer, name, found.value)))
+        let view = View::read(&outer, name, found.value, &self.complaints);
+        Ok((found.index, view))
     }
 
     async fn register(&self, registration: Registration) -> Result<()> {
@@ -214,15 +229,21 @@ impl Registry for ConsulRegistry {
         let listed = self.shared.api.services(None).await;
         let listed = listed.map_err(|err| err.with_operation("registry.list_services"))?;
         let mut services = Vec::new();
+        let mut left = layout::ANSWER_LIMIT;
         for (outer, tags) in listed.value {
             let Some(name) = self.shared.scope.inner(&outer) else {
                 continue;
             };
-            let versions = layout::versions(&tags.unwrap_or_default());
+            let versions = layout::versions(&tags.unwrap_or_default(), &mut left);
             if versions.is_empty() {
                 services.push(Service::new(name, ""));
             }
             services.extend(versions.iter().map(|version| Service::new(name, version)));
+        }
+        if left < layout::TAG_LIMIT && self.shared.complaints.is_new("list") {
+            tracing::warn!(
+                "the tags in Consul inflate beyond the limit; some versions are not listed"
+            );
         }
         Ok(services)
     }

@@ -1,27 +1,33 @@
 //! What is known of one service, and what changed in it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use micro_http::Complaints;
 use micro_registry_core::{Endpoint, Event, EventKind, Node, Service, check_registration};
 
 use crate::api::Entry;
 use crate::layout;
 
+/// How a node describes its version.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Description {
+    metadata: BTreeMap<String, String>,
+    endpoints: Vec<Endpoint>,
+}
+
 /// One node as it was registered, with the description that came with it.
 #[derive(Clone, Debug)]
 struct Known {
     node: Node,
-    metadata: BTreeMap<String, String>,
-    endpoints: Vec<Endpoint>,
+    description: Arc<Description>,
     /// When Consul took it: the last one describes its version.
     index: u64,
 }
 
 impl Known {
     fn is_same(&self, other: &Self) -> bool {
-        self.node == other.node
-            && self.metadata == other.metadata
-            && self.endpoints == other.endpoints
+        self.node == other.node && self.description == other.description
     }
 }
 
@@ -29,11 +35,41 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View(BTreeMap<(String, String), Known>);
 
+/// What happened to one node. Many may wait, and a version's description may be long: it is written
+/// out when its turn comes.
+#[derive(Debug)]
+pub(crate) struct Change {
+    kind: EventKind,
+    version: String,
+    node: Node,
+    description: Arc<Description>,
+}
+
+impl Change {
+    pub(crate) fn event(self, name: &str) -> Event {
+        let service = described(name, &self.version, &self.description);
+        Event::new(self.kind, service.with_node(self.node))
+    }
+}
+
+fn described(name: &str, version: &str, description: &Description) -> Service {
+    let mut service = Service::new(name, version);
+    service.metadata.clone_from(&description.metadata);
+    service.endpoints.clone_from(&description.endpoints);
+    service
+}
+
 impl View {
     /// Reads an answer; `outer` is what Consul calls the service. What cannot be believed is left
     /// out, and said so.
-    pub(crate) fn read(outer: &str, name: &str, entries: Vec<Entry>) -> Self {
+    pub(crate) fn read(
+        outer: &str,
+        name: &str,
+        entries: Vec<Entry>,
+        complaints: &Complaints,
+    ) -> Self {
         let mut view = Self::default();
+        let mut left = layout::ANSWER_LIMIT;
         for entry in entries {
             let instance = entry.service;
             // Consul does not tell capitals from small letters.
@@ -45,9 +81,15 @@ impl View {
                 continue;
             }
             let skip = |why: &str| {
-                tracing::warn!(service = outer, id = ?instance.id, why, "a node in Consul is not used");
+                if complaints.is_new((outer, &instance.id, why)) {
+                    tracing::warn!(service = outer, id = ?instance.id, why, "a node in Consul is not used");
+                }
             };
-            let tags = match layout::read(&instance.tags.unwrap_or_default()) {
+            let Ok(port) = u16::try_from(instance.port) else {
+                skip("its port is none");
+                continue;
+            };
+            let tags = match layout::read(&instance.tags.unwrap_or_default(), &mut left) {
                 Ok(tags) => tags,
                 Err(bad) => {
                     skip(bad.text());
@@ -59,12 +101,12 @@ impl View {
             } else {
                 &instance.address
             };
-            let mut address = layout::join(host, instance.port);
+            let mut address = layout::join(host, port);
             let mut id = instance.id.clone();
             if let Some(mark) = tags.mark {
                 id = mark.id;
                 // Consul's own fields have the last word; the mark only spells them.
-                if layout::split(&mark.address) == (host.clone(), instance.port) {
+                if layout::split(&mark.address) == (host.clone(), port) {
                     address = mark.address;
                 }
             }
@@ -76,10 +118,13 @@ impl View {
                 skip("its id or address is none");
                 continue;
             }
-            let known = Known {
-                node,
+            let description = Description {
                 metadata: tags.service_metadata,
                 endpoints: tags.endpoints,
+            };
+            let known = Known {
+                node,
+                description: Arc::new(description),
                 index: instance.modify_index,
             };
             view.0.insert((tags.version, id), known);
@@ -89,48 +134,56 @@ impl View {
 
     /// One entry per version, each with its nodes.
     pub(crate) fn services(&self, name: &str) -> Vec<Service> {
-        let mut services = BTreeMap::new();
+        let mut services: BTreeMap<&str, Service> = self
+            .descriptions()
+            .into_iter()
+            .map(|(version, last)| (version, described(name, version, &last.description)))
+            .collect();
         for ((version, _), known) in &self.0 {
-            let service = services
-                .entry(version)
-                .or_insert_with(|| self.describe(name, version));
-            service.nodes.push(known.node.clone());
+            if let Some(service) = services.get_mut(&**version) {
+                service.nodes.push(known.node.clone());
+            }
         }
         services.into_values().collect()
     }
 
-    /// A version without nodes, as its last registration describes it.
-    fn describe(&self, name: &str, version: &str) -> Service {
-        let mut service = Service::new(name, version);
-        let of_version = self.0.iter().filter(|((of, _), _)| of == version);
-        if let Some((_, last)) = of_version.max_by_key(|(_, known)| known.index) {
-            service.metadata.clone_from(&last.metadata);
-            service.endpoints.clone_from(&last.endpoints);
+    /// By version, the node that describes it: the one that was registered last.
+    fn descriptions(&self) -> BTreeMap<&str, &Known> {
+        let mut last = BTreeMap::<&str, &Known>::new();
+        for ((version, _), known) in &self.0 {
+            let of_version = last.entry(version).or_insert(known);
+            if known.index >= of_version.index {
+                *of_version = known;
+            }
         }
-        service
+        last
     }
 
     /// What happened on the way to `next`, node by node: first who went, then who came or changed.
-    pub(crate) fn changes(&self, next: &Self, name: &str) -> Vec<Event> {
-        let event = |kind, view: &Self, (version, _): &(String, String), node: &Node| {
-            Event::new(kind, view.describe(name, version).with_node(node.clone()))
+    pub(crate) fn changes(&self, next: &Self) -> Vec<Change> {
+        let (before, after) = (self.descriptions(), next.descriptions());
+        let change = |kind, by: &BTreeMap<&str, &Known>, version: &str, known: &Known| Change {
+            kind,
+            version: version.to_owned(),
+            node: known.node.clone(),
+            description: Arc::clone(&by.get(version).unwrap_or(&known).description),
         };
-        let mut events = Vec::new();
+        let mut changes = Vec::new();
         for (key, was) in &self.0 {
             if !next.0.contains_key(key) {
-                events.push(event(EventKind::Delete, self, key, &was.node));
+                changes.push(change(EventKind::Delete, &before, &key.0, was));
             }
         }
         for (key, is) in &next.0 {
             match self.0.get(key) {
-                None => events.push(event(EventKind::Create, next, key, &is.node)),
+                None => changes.push(change(EventKind::Create, &after, &key.0, is)),
                 Some(was) if !was.is_same(is) => {
-                    events.push(event(EventKind::Update, next, key, &is.node));
+                    changes.push(change(EventKind::Update, &after, &key.0, is));
                 }
                 Some(_) => {}
             }
         }
-        events
+        changes
     }
 }
 
@@ -138,8 +191,9 @@ impl View {
 mod tests {
     use super::*;
 
-    fn entries(json: &str) -> Vec<Entry> {
-        serde_json::from_str(json).unwrap()
+    fn read(json: &str) -> View {
+        let entries = serde_json::from_str(json).unwrap();
+        View::read("greeter", "greeter", entries, &Complaints::default())
     }
 
     #[test]
@@ -151,7 +205,7 @@ mod tests {
             {"Service":{"ID":"critical","Service":"greeter","Tags":[],"Address":"10.0.0.2","Port":80},"Checks":[{"Status":"passing"},{"Status":"critical"}]},
             {"Service":{"ID":"warning","Service":"greeter","Tags":["v=v2"],"Address":"10.0.0.3","Port":80},"Checks":[{"Status":"warning"}]}
         ]"#;
-        let services = View::read("greeter", "greeter", entries(answer)).services("greeter");
+        let services = read(answer).services("greeter");
         let nodes: Vec<_> = services
             .iter()
             .flat_map(|service| &service.nodes)
@@ -167,12 +221,60 @@ mod tests {
             {"Service":{"ID":"a","Service":"greeter","Address":"","Port":0}},
             {"Service":{"ID":"b","Service":"greeter","Address":"ho\u0000st","Port":80}},
             {"Service":{"ID":"c\n","Service":"greeter","Address":"10.0.0.1","Port":80}},
-            {"Service":{"ID":"d","Service":"greeter","Address":"10.0.0.1","Port":81}}
+            {"Service":{"ID":"d","Service":"greeter","Address":"10.0.0.1","Port":81}},
+            {"Service":{"ID":"e","Service":"greeter","Address":"10.0.0.1","Port":99999}},
+            {"Service":{"ID":"f","Service":"greeter","Address":"10.0.0.1","Port":-1}}
         ]"#;
-        let view = View::read("greeter", "greeter", entries(answer));
+        let view = read(answer);
         let ids: Vec<_> = view.0.keys().map(|(_, id)| &**id).collect();
         assert_eq!(ids, ["d"]);
-        // One port too large spoils the answer's JSON, not the program.
-        assert!(serde_json::from_str::<Vec<Entry>>(&answer.replace("81", "99999")).is_err());
+    }
+
+    #[test]
+    fn the_last_registration_describes_its_version() {
+        let view = |tags: &str| {
+            read(&format!(
+                r#"[{{"Service":{{"ID":"a","Service":"greeter","Tags":[{tags}],"Address":"h","Port":1,"ModifyIndex":7}}}},
+                    {{"Service":{{"ID":"b","Service":"greeter","Tags":["e={{\"name\":\"Old\"}}"],"Address":"h","Port":2,"ModifyIndex":6}}}}]"#
+            ))
+        };
+        let (before, after) = (view(""), view(r#""e={\"name\":\"New\"}""#));
+        let named = |services: &[Service]| {
+            let endpoints = services.iter().flat_map(|service| &service.endpoints);
+            endpoints.map(|one| one.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&before.services("greeter")), [""; 0]);
+        assert_eq!(named(&after.services("greeter")), ["New"]);
+        let changes = before.changes(&after).into_iter();
+        let events: Vec<_> = changes.map(|change| change.event("greeter")).collect();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].kind, EventKind::Update);
+        assert_eq!(named(&[events[0].service.clone()]), ["New"]);
+        // Who goes is described as it was.
+        let gone = after.changes(&View::default()).into_iter();
+        let gone: Vec<_> = gone.map(|change| change.event("greeter")).collect();
+        assert!(gone.iter().all(|event| event.kind == EventKind::Delete));
+        assert_eq!(named(&[gone[1].service.clone()]), ["New"]);
+    }
+
+    #[test]
+    fn s53_any_answer_is_read_or_refused() {
+        let good = [
+            r#"[{"Node":{"Address":"10.0.0.1"},"Service":{"ID":"a","Service":"greeter","Tags":null,"Address":"","Port":80,"ModifyIndex":1},"Checks":null}]"#,
+            r#"[{"Service":{"ID":"b","Service":"greeter","Tags":["v=v2","t={\"zone\":\"x\"}"],"Address":"::1","Port":80},"Checks":[{"Status":"passing"}]}]"#,
+        ];
+        let complaints = Complaints::default();
+        micro_conformance::mutation::run(&good.map(str::as_bytes), |bytes| {
+            let Ok(entries) = serde_json::from_slice(bytes) else {
+                return;
+            };
+            let view = View::read("greeter", "greeter", entries, &complaints);
+            let services = view.services("greeter");
+            for service in &services {
+                check_registration(service).unwrap();
+            }
+            let nodes: usize = services.iter().map(|service| service.nodes.len()).sum();
+            assert_eq!(nodes, View::default().changes(&view).len());
+        });
     }
 }

@@ -13,7 +13,7 @@ use micro_registry_core::{Error, Event, Result};
 use tokio::time::{Instant, sleep_until};
 
 use crate::registry::Shared;
-use crate::view::View;
+use crate::view::{Change, View};
 
 /// The least time between two questions for one service.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,7 +35,7 @@ pub(crate) struct One {
     name: String,
     index: Option<u64>,
     known: View,
-    pending: VecDeque<Event>,
+    pending: VecDeque<Change>,
     asked: Instant,
 }
 
@@ -55,15 +55,15 @@ impl One {
 
     pub(crate) async fn next(&mut self) -> Result<Event> {
         loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Ok(event);
+            if let Some(change) = self.pending.pop_front() {
+                return Ok(change.event(&self.name));
             }
             sleep_until(self.asked + PAUSE).await;
             self.asked = Instant::now();
             let after = self.index.map(|index| (index, self.shared.wait()));
             let (index, view) = self.shared.look(&self.name, after).await?;
             self.index = follow(self.index, index);
-            self.pending.extend(self.known.changes(&view, &self.name));
+            self.pending.extend(self.known.changes(&view));
             self.known = view;
         }
     }
@@ -75,7 +75,8 @@ pub(crate) struct All {
     /// Of the list of services and of the checks.
     indexes: (Option<u64>, Option<u64>),
     known: BTreeMap<String, View>,
-    pending: VecDeque<Event>,
+    /// By the name of the service.
+    pending: VecDeque<(Arc<str>, Change)>,
     /// When to look again at the earliest.
     pause: Instant,
 }
@@ -97,8 +98,8 @@ impl All {
 
     pub(crate) async fn next(&mut self) -> Result<Event> {
         loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Ok(event);
+            if let Some((name, change)) = self.pending.pop_front() {
+                return Ok(change.event(&name));
             }
             sleep_until(self.pause).await;
             if let (Some(services), Some(checks)) = self.indexes {
@@ -133,13 +134,18 @@ impl All {
             .try_collect()
             .await?;
         let none = View::default();
+        let pending = &mut self.pending;
+        let mut tell = |name: &str, changes: Vec<Change>| {
+            let name: Arc<str> = name.into();
+            let changes = changes.into_iter();
+            pending.extend(changes.map(|change| (Arc::clone(&name), change)));
+        };
         for (name, was) in &self.known {
-            let is = views.get(name).unwrap_or(&none);
-            self.pending.extend(was.changes(is, name));
+            tell(name, was.changes(views.get(name).unwrap_or(&none)));
         }
         for (name, is) in &views {
             if !self.known.contains_key(name) {
-                self.pending.extend(none.changes(is, name));
+                tell(name, none.changes(is));
             }
         }
         self.known = views;

@@ -101,6 +101,10 @@ async fn s53_strangers_services_and_garbage_stand_beside_ours() {
         let request = Request::put("/v1/agent/service/register").body("application/json", body);
         assert!(client.send(&request).await.unwrap().is_success(), "{body}");
     }
+    // The catalog takes a port that is none.
+    let body = r#"{"Node":"other","Address":"10.0.0.4","Service":{"ID":"port","Service":"greeter","Port":99999}}"#;
+    let request = Request::put("/v1/catalog/register").body("application/json", body);
+    assert!(client.send(&request).await.unwrap().is_success());
     let registry = open(&format!("consul://127.0.0.1:{port}")).await;
     registry.register(&greeter(), ttl()).await.unwrap();
     found(&registry).await;

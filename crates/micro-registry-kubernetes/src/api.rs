@@ -15,10 +15,10 @@ use crate::slice::Slice;
 
 /// A token is read again after this time; Kubernetes rotates it long before it expires.
 const REREAD: Duration = Duration::from_secs(60);
-/// So many slices come in one answer.
-const PAGE: &str = "500";
+/// So many slices come in one answer: a registration may have 200 KiB, and as JSON within JSON more.
+const PAGE: &str = "100";
 /// So many answers make a list, at most.
-const PAGES: usize = 1000;
+const PAGES: usize = 5000;
 
 /// The API of one namespace.
 #[derive(Debug)]
@@ -66,6 +66,7 @@ pub(crate) enum Written {
 
 impl Api {
     pub(crate) fn new(config: KubernetesConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+        config.check()?;
         Ok(Self {
             http: HttpClient::new(config.http.clone())?,
             config,

@@ -10,6 +10,8 @@ use micro_registry_core::{Result, Url};
 
 /// Where Kubernetes puts what a pod needs to speak to its API server.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// A page of the longest registrations.
+const MAX_BODY: usize = 32 << 20;
 /// The port of an API server that is named without one.
 const DEFAULT_PORT: u16 = 443;
 
@@ -35,7 +37,7 @@ impl KubernetesConfig {
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
         Self {
-            http: HttpConfig::new(endpoints),
+            http: HttpConfig::new(endpoints).with_max_body(MAX_BODY),
             token_file: None,
             namespace: "default".to_owned(),
             port: None,
@@ -50,12 +52,18 @@ impl KubernetesConfig {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for an option that is unknown, given twice or not readable;
+    /// `InvalidArgument` for an option that is unknown, given twice or not readable, and for a token
+    /// that would go to another machine in plain text;
     /// `FailedPrecondition` without a host outside of a cluster; what reading the files says.
     pub fn from_url(url: &Url) -> Result<Self> {
         let invalid = |message: &'static str| {
             Error::invalid_argument(message).with_operation("kubernetes.open")
         };
+        if !matches!(url.path(), "" | "/") {
+            return Err(invalid(
+                "a Kubernetes URL has no path: 'kubernetes://host:443?namespace=name&option=value'",
+            ));
+        }
         let mut options = Options::new(url);
         let endpoints = options.endpoints(DEFAULT_PORT)?;
         let mut config = if endpoints.is_empty() {
@@ -93,7 +101,21 @@ impl KubernetesConfig {
             return Err(invalid("'wait' is 1s to 1h"));
         }
         options.finish()?;
+        config.check()?;
         Ok(config)
+    }
+
+    /// Checks what fields alone cannot say.
+    pub(crate) fn check(&self) -> Result<()> {
+        let has_token = self.token_file.is_some() || self.http.credentials != Credentials::None;
+        if has_token && !self.http.is_private() {
+            // No API server wants it so, and whoever reads it on the way is in the cluster.
+            return Err(Error::invalid_argument(
+                "a token is not sent to another machine in plain text: add 'ca', the authority of the API server",
+            )
+            .with_operation("kubernetes.open"));
+        }
+        Ok(())
     }
 
     fn in_cluster(account: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
@@ -145,9 +167,9 @@ mod tests {
     #[test]
     fn the_url_says_it_all_and_debug_does_not() {
         let config =
-            config("kubernetes://a:1?endpoint=b&namespace=shop&token=hunter2&port=web&wait=9s")
+            config("kubernetes://localhost:1?endpoint=127.0.0.1&namespace=shop&token=hunter2&port=web&wait=9s")
                 .unwrap();
-        assert_eq!(config.http.endpoints, ["a:1", "b:443"]);
+        assert_eq!(config.http.endpoints, ["localhost:1", "127.0.0.1:443"]);
         assert_eq!(config.namespace, "shop");
         assert_eq!(config.port.as_deref(), Some("web"));
         assert!(!format!("{config:?}").contains("hunter2"));
@@ -159,11 +181,15 @@ mod tests {
             "kubernetes://a?namespace=A",
             "kubernetes://a?namespace=a/../b",
             "kubernetes://a?wait=0s",
+            "kubernetes://a/shop",
             "kubernetes://a?token=a&token_file=b",
             "kubernetes://a?nmaespace=b",
+            "kubernetes://a?token=hunter2",
+            "kubernetes://127.0.0.1?endpoint=a&token_file=hunter2",
         ] {
             let err = config(url).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::InvalidArgument, "{url}: {err}");
+            assert!(!format!("{err:?}").contains("hunter2"), "{err:?}");
         }
     }
 

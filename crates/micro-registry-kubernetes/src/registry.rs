@@ -1,13 +1,14 @@
 //! The registry itself.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream;
 use micro_core::{Clock, Random};
-use micro_http::Lanes;
+use micro_http::{Complaints, Lanes};
 use micro_registry_core::{
     Capabilities, DeregisterOptions, Env, Error, EventStream, GetOptions, ListOptions,
     RegisterOptions, Registry, Result, Service, WatchOptions, async_trait, check_deregistration,
@@ -28,13 +29,12 @@ const REMEMBERED: usize = 10_000;
 const TRIES: usize = 5;
 
 /// A registry in Kubernetes; clones share their connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct KubernetesRegistry {
     shared: Arc<Shared>,
     lanes: Arc<Lanes>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) api: Api,
     namespace: String,
@@ -44,9 +44,10 @@ pub(crate) struct Shared {
     written: Mutex<HashMap<String, Remembered>>,
     /// The last stamp that was given.
     stamp: AtomicU64,
+    complaints: Complaints,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Remembered {
     service: Service,
     described: u64,
@@ -67,6 +68,7 @@ impl KubernetesRegistry {
             random: Arc::clone(env.random()),
             written: Mutex::default(),
             stamp: AtomicU64::new(0),
+            complaints: Complaints::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -78,6 +80,18 @@ impl KubernetesRegistry {
     #[must_use]
     pub fn config(&self) -> &KubernetesConfig {
         self.shared.api.config()
+    }
+}
+
+/// Says where it asks: a client puts it into the error for a service that it cannot find.
+impl fmt::Debug for KubernetesRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.config();
+        f.debug_struct("KubernetesRegistry")
+            .field("servers", &config.http.endpoints)
+            .field("kubernetes_namespace", &config.namespace)
+            .field("namespace", &self.shared.namespace)
+            .finish()
     }
 }
 
@@ -126,6 +140,7 @@ impl Shared {
             only,
             port: self.api.config().port.as_deref(),
             now: self.now(),
+            complaints: &self.complaints,
         };
         View::read(slices, &look)
     }
@@ -181,13 +196,11 @@ impl Shared {
         let Some(slice) = self.api.get(name).await? else {
             return Ok(String::new());
         };
-        let id = |service: &Service| service.nodes.first().map(|node| node.id.clone());
         let foreign = slice.registration().is_some_and(|found| {
-            let found = &found.service;
             slice.namespace() != self.namespace
                 || found.name != service.name
                 || found.version != service.version
-                || id(found) != id(service)
+                || !service.nodes.iter().any(|node| node.id == found.node.id)
         });
         if foreign || !slice.is_registration() {
             return Err(Error::already_exists(

@@ -1,10 +1,11 @@
 //! EndpointSlices (`discovery.k8s.io/v1`), as far as a registry needs them.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use micro_core::Error;
-use micro_registry_core::{Result, Service};
+use micro_registry_core::{Node, Result, Service};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -42,6 +43,9 @@ pub(crate) struct Slice {
     pub(crate) endpoints: Vec<Endpoint>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) ports: Vec<Port>,
+    /// What the annotations say, once somebody asked: a watch looks at all slices at every change.
+    #[serde(skip)]
+    read: OnceLock<Option<Registration>>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -110,10 +114,20 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// How a node describes its version.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Description {
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) endpoints: Vec<micro_registry_core::Endpoint>,
+}
+
 /// What `register` wrote.
 #[derive(Clone, Debug)]
 pub(crate) struct Registration {
-    pub(crate) service: Service,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) node: Node,
+    pub(crate) description: Arc<Description>,
     pub(crate) described: u64,
     /// When it is over, in milliseconds of Unix time.
     pub(crate) expires: Option<u64>,
@@ -222,11 +236,15 @@ impl Slice {
         self.says(NAMESPACE).unwrap_or_default()
     }
 
-    /// What was registered, if it is whole.
-    pub(crate) fn registration(&self) -> Option<Registration> {
+    /// What was registered, if it is whole. It does not change any more once it was asked for.
+    pub(crate) fn registration(&self) -> Option<&Registration> {
+        self.read.get_or_init(|| self.read_registration()).as_ref()
+    }
+
+    fn read_registration(&self) -> Option<Registration> {
         let annotations = &self.metadata.annotations;
         let number = |name: &str| annotations.get(name)?.parse::<u64>().ok();
-        let service: Service = serde_json::from_str(annotations.get(REGISTRATION)?).ok()?;
+        let mut service: Service = serde_json::from_str(annotations.get(REGISTRATION)?).ok()?;
         micro_registry_core::check_registration(&service).ok()?;
         let expires = match annotations.get(TTL) {
             None => None,
@@ -236,8 +254,15 @@ impl Slice {
                 Some(number(RENEWED)?.saturating_add(ttl.saturating_add(ttl / 2)))
             }
         };
-        (service.nodes.len() == 1).then_some(Registration {
-            service,
+        let node = service.nodes.pop().filter(|_| service.nodes.is_empty())?;
+        Some(Registration {
+            name: service.name,
+            version: service.version,
+            node,
+            description: Arc::new(Description {
+                metadata: service.metadata,
+                endpoints: service.endpoints,
+            }),
             described: number(DESCRIBED)?,
             expires,
         })

@@ -2,33 +2,60 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use micro_registry_core::{Endpoint, Event, EventKind, Node, Service, check_name};
+use micro_http::Complaints;
+use micro_registry_core::{Event, EventKind, Node, Service, check_name};
 
 use crate::names;
-use crate::slice::{self, Slice};
+use crate::slice::{self, Description, Slice};
 
 /// One node, with the description that came with it.
 #[derive(Clone, Debug)]
 struct Known {
     node: Node,
-    metadata: BTreeMap<String, String>,
-    endpoints: Vec<Endpoint>,
+    description: Arc<Description>,
     /// The last one describes its version.
     described: u64,
 }
 
 impl Known {
     fn is_same(&self, other: &Self) -> bool {
-        self.node == other.node
-            && self.metadata == other.metadata
-            && self.endpoints == other.endpoints
+        self.node == other.node && self.description == other.description
     }
 }
 
+/// By service, version and id.
+type Key = (String, String, String);
+
 /// The nodes by service, version and id.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct View(BTreeMap<(String, String, String), Known>);
+pub(crate) struct View(BTreeMap<Key, Known>);
+
+/// What happened to one node. Many may wait, and a version's description may be long: it is written
+/// out when its turn comes.
+#[derive(Debug)]
+pub(crate) struct Change {
+    kind: EventKind,
+    name: String,
+    version: String,
+    node: Node,
+    description: Arc<Description>,
+}
+
+impl Change {
+    pub(crate) fn event(self) -> Event {
+        let service = described(&self.name, &self.version, &self.description);
+        Event::new(self.kind, service.with_node(self.node))
+    }
+}
+
+fn described(name: &str, version: &str, description: &Description) -> Service {
+    let mut service = Service::new(name, version);
+    service.metadata.clone_from(&description.metadata);
+    service.endpoints.clone_from(&description.endpoints);
+    service
+}
 
 /// What is looked for.
 #[derive(Clone, Debug)]
@@ -41,11 +68,21 @@ pub(crate) struct Look<'a> {
     pub(crate) port: Option<&'a str>,
     /// In milliseconds of Unix time.
     pub(crate) now: u64,
+    pub(crate) complaints: &'a Complaints,
+}
+
+impl Look<'_> {
+    fn skip(&self, slice: &Slice, why: &str) {
+        let name = &slice.metadata.name;
+        if self.complaints.is_new((name, why)) {
+            tracing::warn!(slice = ?name, why, "an EndpointSlice is not used");
+        }
+    }
 }
 
 /// A node that Kubernetes itself wrote down.
 struct Found {
-    key: (String, String, String),
+    key: Key,
     known: Known,
     ready: bool,
 }
@@ -97,88 +134,93 @@ impl View {
     }
 
     fn add_registration(&mut self, slice: &Slice, look: &Look<'_>) {
-        let Some(registration) = slice.registration() else {
-            skip(slice, "its registration is garbage");
+        let Some(found) = slice.registration() else {
+            look.skip(slice, "its registration is garbage");
             return;
         };
-        let mut service = registration.service;
         let label = slice.says(slice::SERVICE_NAME);
-        if label != Some(&*names::service(look.namespace, &service.name)) {
-            skip(slice, "it is registered under another name");
+        if label != Some(&*names::service(look.namespace, &found.name)) {
+            look.skip(slice, "it is registered under another name");
             return;
         }
-        if look.only.is_some_and(|only| only != service.name)
-            || registration.expires.is_some_and(|at| at <= look.now)
+        if look.only.is_some_and(|only| only != found.name)
+            || found.expires.is_some_and(|at| at <= look.now)
         {
             return;
         }
-        let Some(node) = service.nodes.pop() else {
-            return;
-        };
-        let key = (service.name, service.version, node.id.clone());
+        let key = (
+            found.name.clone(),
+            found.version.clone(),
+            found.node.id.clone(),
+        );
         let known = Known {
-            node,
-            metadata: service.metadata,
-            endpoints: service.endpoints,
-            described: registration.described,
+            node: found.node.clone(),
+            description: Arc::clone(&found.description),
+            described: found.described,
         };
         self.0.insert(key, known);
     }
 
     /// One entry per service and version, each with its nodes.
     pub(crate) fn services(&self) -> Vec<Service> {
-        let mut services = BTreeMap::new();
+        let mut services: BTreeMap<(&str, &str), Service> = self
+            .descriptions()
+            .into_iter()
+            .map(|((name, version), last)| {
+                let service = described(name, version, &last.description);
+                ((name, version), service)
+            })
+            .collect();
         for ((name, version, _), known) in &self.0 {
-            let service = services
-                .entry((name, version))
-                .or_insert_with(|| self.describe(name, version));
-            service.nodes.push(known.node.clone());
+            if let Some(service) = services.get_mut(&(&**name, &**version)) {
+                service.nodes.push(known.node.clone());
+            }
         }
         services.into_values().collect()
     }
 
-    /// A version without nodes, as its last registration describes it.
-    fn describe(&self, name: &str, version: &str) -> Service {
-        let mut service = Service::new(name, version);
-        let first = (name.to_owned(), version.to_owned(), String::new());
-        let of_version = self
-            .0
-            .range(first..)
-            .take_while(|((n, v, _), _)| n == name && v == version);
-        if let Some((_, last)) = of_version.max_by_key(|(_, known)| known.described) {
-            service.metadata.clone_from(&last.metadata);
-            service.endpoints.clone_from(&last.endpoints);
+    /// By service and version, the node that describes it: the one that was registered last.
+    fn descriptions(&self) -> BTreeMap<(&str, &str), &Known> {
+        let mut last = BTreeMap::<(&str, &str), &Known>::new();
+        for ((name, version, _), known) in &self.0 {
+            let of_version = last.entry((name, version)).or_insert(known);
+            if known.described >= of_version.described {
+                *of_version = known;
+            }
         }
-        service
+        last
     }
 
     /// What happened on the way to `next`, node by node: first who went, then who came or changed.
-    pub(crate) fn changes(&self, next: &Self) -> Vec<Event> {
-        let event = |kind, view: &Self, key: &(String, String, String), node: &Node| {
-            Event::new(kind, view.describe(&key.0, &key.1).with_node(node.clone()))
+    pub(crate) fn changes(&self, next: &Self) -> Vec<Change> {
+        let (before, after) = (self.descriptions(), next.descriptions());
+        let change = |kind, by: &BTreeMap<(&str, &str), &Known>, key: &Key, known: &Known| {
+            let last = by.get(&(&*key.0, &*key.1)).unwrap_or(&known);
+            Change {
+                kind,
+                name: key.0.clone(),
+                version: key.1.clone(),
+                node: known.node.clone(),
+                description: Arc::clone(&last.description),
+            }
         };
-        let mut events = Vec::new();
+        let mut changes = Vec::new();
         for (key, was) in &self.0 {
             if !next.0.contains_key(key) {
-                events.push(event(EventKind::Delete, self, key, &was.node));
+                changes.push(change(EventKind::Delete, &before, key, was));
             }
         }
         for (key, is) in &next.0 {
             match self.0.get(key) {
-                None => events.push(event(EventKind::Create, next, key, &is.node)),
+                None => changes.push(change(EventKind::Create, &after, key, is)),
                 Some(was) if !was.is_same(is) => {
-                    events.push(event(EventKind::Update, next, key, &is.node));
+                    changes.push(change(EventKind::Update, &after, key, is));
                 }
                 Some(_) => {}
             }
         }
-        events
+        changes
     }
-}
-
-fn skip(slice: &Slice, why: &str) {
-    let name = &slice.metadata.name;
-    tracing::warn!(slice = ?name, why, "an EndpointSlice is not used");
 }
 
 /// The service that a slice of Kubernetes' own is about.
@@ -201,7 +243,7 @@ fn find(slice: &Slice, look: &Look<'_>, found: &mut Vec<Found>) {
     };
     let Some(port) = port_of(slice, look.port) else {
         if !slice.endpoints.is_empty() {
-            skip(
+            look.skip(
                 slice,
                 "none of its TCP ports is named 'micro' or 'grpc', or is the only one",
             );
@@ -213,13 +255,17 @@ fn find(slice: &Slice, look: &Look<'_>, found: &mut Vec<Found>) {
         .or_else(|| slice.says("app.kubernetes.io/version"))
         .unwrap_or_default();
     let meta = &slice.metadata;
-    let metadata: BTreeMap<String, String> = meta
+    let metadata = meta
         .annotations
         .iter()
         .chain(&meta.labels)
         .filter(|(name, _)| !is_internal(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
+    let description = Arc::new(Description {
+        metadata,
+        endpoints: Vec::new(),
+    });
     for endpoint in &slice.endpoints {
         let conditions = &endpoint.conditions;
         // Unset means unknown, which readers take as ready and not terminating.
@@ -236,7 +282,7 @@ fn find(slice: &Slice, look: &Look<'_>, found: &mut Vec<Found>) {
             (Ok(ip), "IPv4" | "IPv6") => SocketAddr::new(ip, port).to_string(),
             (Err(_), "FQDN") => format!("{host}:{port}"),
             _ => {
-                skip(slice, "an address is none of its type");
+                look.skip(slice, "an address is none of its type");
                 continue;
             }
         };
@@ -254,15 +300,14 @@ fn find(slice: &Slice, look: &Look<'_>, found: &mut Vec<Found>) {
         }
         let service = Service::new(&name, version).with_node(node.clone());
         if micro_registry_core::check_registration(&service).is_err() {
-            skip(slice, "an endpoint has no sound name and address");
+            look.skip(slice, "an endpoint has no sound name and address");
             continue;
         }
         found.push(Found {
             key: (name.clone(), version.to_owned(), id.clone()),
             known: Known {
                 node,
-                metadata: metadata.clone(),
-                endpoints: Vec::new(),
+                description: Arc::clone(&description),
                 described: 0,
             },
             ready,
@@ -301,6 +346,8 @@ fn port_of(slice: &Slice, wanted: Option<&str>) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn slices(json: &str) -> Vec<Slice> {
@@ -309,11 +356,13 @@ mod tests {
     }
 
     fn look(only: Option<&str>) -> Look<'_> {
+        static COMPLAINTS: LazyLock<Complaints> = LazyLock::new(Complaints::default);
         Look {
             namespace: "",
             only,
             port: None,
             now: 0,
+            complaints: &COMPLAINTS,
         }
     }
 
@@ -414,6 +463,31 @@ mod tests {
         let found = View::read(slices.iter(), &look(None)).services();
         assert_eq!(nodes(&found), [("good", "10.0.0.1:80")]);
         assert!(crate::api::parse(serde_json::json!({"ports": [{"port": 99_999}]})).is_none());
+    }
+
+    #[test]
+    fn s53_any_answer_is_read_or_left_out() {
+        let registration = serde_json::to_string(&[registration("good", |_| {})]).unwrap();
+        micro_conformance::mutation::run(
+            &[CONTROLLER.as_bytes(), registration.as_bytes()],
+            |bytes| {
+                let Ok(objects) = serde_json::from_slice::<Vec<serde_json::Value>>(bytes) else {
+                    return;
+                };
+                let slices: Vec<Slice> =
+                    objects.into_iter().filter_map(crate::api::parse).collect();
+                for only in [None, Some("greeter"), Some("go.micro.srv.greeter")] {
+                    let view = View::read(slices.iter(), &look(only));
+                    let services = view.services();
+                    for service in &services {
+                        micro_registry_core::check_registration(service).unwrap();
+                        assert!(only.is_none_or(|only| only == service.name));
+                    }
+                    let nodes: usize = services.iter().map(|service| service.nodes.len()).sum();
+                    assert_eq!(nodes, View::default().changes(&view).len());
+                }
+            },
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use micro_core::{Error, ErrorKind};
 use micro_http::Lines;
 use micro_registry_core::{Event, Result};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::api;
 use crate::registry::Shared;
 use crate::slice::Slice;
-use crate::view::View;
+use crate::view::{Change, View};
 
 /// How often it is looked for registrations that are over.
 const TICK: Duration = Duration::from_millis(500);
@@ -25,6 +26,8 @@ const TICK: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(100);
 /// After so many failures in a row the watch ends with the last of them.
 const FAILURES: u32 = 3;
+/// So many lines that came together are taken before it is looked at what they changed.
+const AT_ONCE: usize = 1000;
 /// A watch that ends sooner is a failure.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -40,7 +43,7 @@ pub(crate) struct Watch {
     only: Option<String>,
     slices: BTreeMap<String, Slice>,
     view: View,
-    pending: VecDeque<Event>,
+    pending: VecDeque<Change>,
     version: String,
     lines: Option<Lines>,
     began: Instant,
@@ -68,8 +71,8 @@ impl Watch {
 
     pub(crate) async fn next(&mut self) -> Result<Event> {
         loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Ok(event);
+            if let Some(change) = self.pending.pop_front() {
+                return Ok(change.event());
             }
             let Some(lines) = &mut self.lines else {
                 self.connect().await?;
@@ -86,12 +89,19 @@ impl Watch {
             };
             match line {
                 None => self.look(),
-                Some(Ok(Some(line))) => self.take(&line).await?,
+                Some(Ok(Some(line))) => {
+                    if self.take(&line).await? {
+                        self.take_more().await?;
+                        self.look();
+                    }
+                }
                 Some(Ok(None) | Err(_)) => {
                     self.lines = None;
                     if self.began.elapsed() < SHORT {
                         let message = "the API server ends watches as soon as they begin";
                         self.failed(Error::unavailable(message)).await?;
+                    } else {
+                        self.failures = 0;
                     }
                 }
             }
@@ -137,23 +147,38 @@ impl Watch {
         Ok(())
     }
 
-    async fn take(&mut self, line: &[u8]) -> Result<()> {
+    /// Takes what came with a change: all is looked at once for many.
+    async fn take_more(&mut self) -> Result<()> {
+        for _ in 0..AT_ONCE {
+            let Some(lines) = &mut self.lines else {
+                return Ok(());
+            };
+            let Some(Ok(Some(line))) = lines.next().now_or_never() else {
+                // How it ended is asked again by whoever waits.
+                return Ok(());
+            };
+            self.take(&line).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a line; whether it changed a slice.
+    async fn take(&mut self, line: &[u8]) -> Result<bool> {
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             tracing::warn!("a line of a watch cannot be read; the list is read again");
             self.list().await?;
-            return self
-                .failed(Error::unavailable("the API server's watch cannot be read"))
-                .await;
+            let err = Error::unavailable("the API server's watch cannot be read");
+            return self.failed(err).await.map(|()| false);
         };
         if line.kind == "ERROR" {
             let code = line.object["code"].as_u64();
             self.list().await?;
             // 410: the version is no longer known, and reading the list was the cure.
             if code == Some(410) {
-                return Ok(());
+                return Ok(false);
             }
             let err = Error::unavailable("the API server ended a watch with an error");
-            return self.failed(err).await;
+            return self.failed(err).await.map(|()| false);
         }
         self.failures = 0;
         let meta = &line.object["metadata"];
@@ -174,10 +199,9 @@ impl Watch {
                 self.slices.remove(&name);
             }
             // A bookmark: only the version.
-            _ => return Ok(()),
+            _ => return Ok(false),
         }
-        self.look();
-        Ok(())
+        Ok(true)
     }
 
     fn look(&mut self) {

@@ -20,6 +20,10 @@ pub struct NatsRegistryConfig {
     /// How often a watched service is asked whether all of it is still there: 30 s, give or take a
     /// fifth. From 100 ms to 1 h.
     pub refresh: Duration,
+    /// Whether a loopback address is one of this machine, so that the resolver calls it. Default: if
+    /// all servers named are on loopback themselves. Say no if such a server belongs to a cluster of
+    /// several machines, or is a leaf node of one.
+    pub loopback: Option<bool>,
 }
 
 impl Default for NatsRegistryConfig {
@@ -29,6 +33,7 @@ impl Default for NatsRegistryConfig {
             subject: "micro.nats".to_owned(),
             lookup: Duration::from_millis(100),
             refresh: Duration::from_secs(30),
+            loopback: None,
         }
     }
 }
@@ -62,8 +67,15 @@ impl NatsRegistryConfig {
         self
     }
 
-    /// Reads `nats://host:4222?subject=micro.nats&lookup=100ms&refresh=30s`, and what `micro-nats`
-    /// understands.
+    /// Sets [`loopback`](Self::loopback).
+    #[must_use]
+    pub fn with_loopback(mut self, loopback: bool) -> Self {
+        self.loopback = Some(loopback);
+        self
+    }
+
+    /// Reads `nats://host:4222?subject=micro.nats&lookup=100ms&refresh=30s&loopback=false`, and what
+    /// `micro-nats` understands.
     ///
     /// # Errors
     ///
@@ -80,6 +92,7 @@ impl NatsRegistryConfig {
         if let Some(Span(refresh)) = options.take("refresh")? {
             config.refresh = refresh;
         }
+        config.loopback = options.take("loopback")?;
         options.finish()?;
         config.check()?;
         Ok(config)
@@ -104,6 +117,11 @@ impl NatsRegistryConfig {
             return Err(invalid("the refresh must be between 100ms and 1h"));
         }
         Ok(())
+    }
+
+    /// Whether a loopback address is one of this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        self.loopback.unwrap_or_else(|| self.nats.is_loopback())
     }
 
     /// The subject for `what` in a namespace. The default one adds nothing, so that go-micro is met.
@@ -151,6 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn s51_loopback_is_here_only_if_every_server_is() {
+        for (url, here) in [
+            ("nats", true),
+            ("nats://localhost", true),
+            ("nats://[::1]", true),
+            ("nats://127.0.0.1?endpoint=10.0.0.1", false),
+            ("nats://nats.example", false),
+            ("nats://127.0.0.1?loopback=false", false),
+            ("nats://10.0.0.1?loopback=true", true),
+        ] {
+            assert_eq!(config(url).unwrap().is_here(), here, "{url}");
+        }
+    }
+
+    #[test]
     fn what_is_misspelt_or_out_of_range_is_refused() {
         for url in [
             "nats://h?subjekt=a",
@@ -164,6 +197,7 @@ mod tests {
             "nats://h?lookup=1m",
             "nats://h?refresh=1ms",
             "nats://h?refresh=2h",
+            "nats://h?loopback=perhaps",
         ] {
             let err = config(url).unwrap_err();
             assert_eq!(err.kind(), ErrorKind::InvalidArgument, "{url}: {err:?}");

@@ -1,16 +1,21 @@
 //! What is registered here, and what was heard of others while somebody watches.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use micro_registry_core::{Endpoint, Event, EventKind, Node, Service};
 use tokio::sync::mpsc;
+
+use crate::wire;
 
 /// Name, version, node id.
 pub(crate) type Key = (String, String, String);
 
 /// So many nodes of others are kept at most.
 pub(crate) const MOST_SEEN: usize = 10_000;
+/// And so many bytes of them.
+const MOST_BYTES: usize = 256 * 1024 * 1024;
 /// So many that went are remembered, so that a late answer does not bring them back.
 const MOST_GONE: usize = 1024;
 /// How many changes a watch may be behind before it ends.
@@ -18,12 +23,22 @@ const WATCH_BUFFER: usize = 1024;
 /// A node is gone if it missed so many audits.
 const MISSES: u8 = 2;
 
+/// How a node describes its version.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Description {
+    metadata: BTreeMap<String, String>,
+    endpoints: Vec<Endpoint>,
+}
+
 /// A node, and how it describes its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) endpoints: Vec<Endpoint>,
+    /// Shared by the nodes that came with it: a small message may have one long description and
+    /// thousands of nodes.
+    description: Arc<Description>,
     pub(crate) node: Node,
+    /// About how many bytes it takes.
+    weight: usize,
 }
 
 struct Own {
@@ -54,20 +69,27 @@ pub(crate) struct Directory {
     /// What is being watched, and how often: also by those who only begin to.
     interest: BTreeMap<Option<String>, usize>,
     order: u64,
+    /// About how many bytes all that was seen takes.
+    weight: usize,
 }
 
 /// Splits a service into its nodes.
 pub(crate) fn entries(service: &Service) -> impl Iterator<Item = (Key, Entry)> {
-    service.nodes.iter().map(|node| {
+    let description = Arc::new(Description {
+        metadata: service.metadata.clone(),
+        endpoints: service.endpoints.clone(),
+    });
+    let weight = wire::description_weight(service);
+    service.nodes.iter().map(move |node| {
         let key = (
             service.name.clone(),
             service.version.clone(),
             node.id.clone(),
         );
         let entry = Entry {
-            metadata: service.metadata.clone(),
-            endpoints: service.endpoints.clone(),
+            description: Arc::clone(&description),
             node: node.clone(),
+            weight: weight + wire::node_weight(node),
         };
         (key, entry)
     })
@@ -76,24 +98,26 @@ pub(crate) fn entries(service: &Service) -> impl Iterator<Item = (Key, Entry)> {
 /// Puts nodes together: one entry per version, described by the node that comes last.
 pub(crate) fn group(mut nodes: Vec<(Key, Entry, u64)>) -> Vec<Service> {
     nodes.sort_by(|(a, _, x), (b, _, y)| (&a.0, &a.1, x, &a.2).cmp(&(&b.0, &b.1, y, &b.2)));
-    let mut all: Vec<Service> = Vec::new();
+    let mut all: Vec<(Service, Arc<Description>)> = Vec::new();
     for ((name, version, _), entry, _) in nodes {
-        let of_it = all
-            .last()
-            .is_some_and(|last| last.name == name && last.version == version);
-        if !of_it {
-            all.push(Service::new(name, version));
-        }
-        if let Some(service) = all.last_mut() {
-            service.metadata = entry.metadata;
-            service.endpoints = entry.endpoints;
-            service.nodes.push(entry.node);
+        match all.last_mut() {
+            Some((service, last)) if service.name == name && service.version == version => {
+                *last = entry.description;
+                service.nodes.push(entry.node);
+            }
+            _ => {
+                let service = Service::new(name, version).with_node(entry.node);
+                all.push((service, entry.description));
+            }
         }
     }
-    for service in &mut all {
+    let described = all.into_iter().map(|(mut service, description)| {
+        service.metadata.clone_from(&description.metadata);
+        service.endpoints.clone_from(&description.endpoints);
         service.nodes.sort_by(|a, b| a.id.cmp(&b.id));
-    }
-    all
+        service
+    });
+    described.collect()
 }
 
 impl Directory {
@@ -176,12 +200,17 @@ impl Directory {
                 return;
             }
         }
+        let mut weight = self.weight + entry.weight;
         if let Some(seen) = self.seen.get_mut(key) {
             seen.missed = 0;
             if seen.entry == entry {
                 return;
             }
+            weight -= seen.entry.weight;
         } else if self.seen.len() >= MOST_SEEN {
+            weight = usize::MAX;
+        }
+        if weight > MOST_BYTES {
             tracing::warn!("more nodes than can be kept are announced; watches end");
             self.end_watches();
             return;
@@ -193,6 +222,7 @@ impl Directory {
                 missed: 0,
             };
             directory.seen.insert(key.clone(), seen);
+            directory.weight = weight;
         });
     }
 
@@ -202,7 +232,9 @@ impl Directory {
             return;
         }
         self.change(key, |directory, order| {
-            directory.seen.remove(key);
+            if let Some(seen) = directory.seen.remove(key) {
+                directory.weight -= seen.entry.weight;
+            }
             if directory.gone.len() >= MOST_GONE {
                 directory.gone.pop_front();
             }
@@ -280,6 +312,7 @@ impl Directory {
     pub(crate) fn end_watches(&mut self) {
         self.watchers.clear();
         self.seen.clear();
+        self.weight = 0;
         self.gone.clear();
     }
 
@@ -302,6 +335,7 @@ impl Directory {
                 if !interest.contains_key(&None) {
                     self.seen
                         .retain(|key, _| interest.contains_key(&Some(key.0.clone())));
+                    self.weight = self.seen.values().map(|seen| seen.entry.weight).sum();
                     self.gone
                         .retain(|(key, _)| interest.contains_key(&Some(key.0.clone())));
                 }
@@ -327,11 +361,8 @@ mod tests {
     }
 
     fn entry(id: &str, address: &str) -> Entry {
-        Entry {
-            metadata: BTreeMap::new(),
-            endpoints: Vec::new(),
-            node: Node::new(id, address),
-        }
+        let service = Service::new("greeter", "v1").with_node(Node::new(id, address));
+        entries(&service).next().unwrap().1
     }
 
     fn kinds(receiver: &mut mpsc::Receiver<Event>) -> Vec<EventKind> {
@@ -421,6 +452,33 @@ mod tests {
         assert_eq!(directory.seen.len(), 1);
         directory.neglect(&only);
         assert!(directory.seen.is_empty() && directory.interest().is_empty());
+    }
+
+    #[test]
+    fn s50_a_long_description_of_many_nodes_is_kept_once_and_counted_for_each() {
+        let mut service = Service::new("greeter", "v1").with_metadata("x", "y".repeat(200_000));
+        for i in 0..50 {
+            service = service.with_node(Node::new(i.to_string(), "10.0.0.1:1"));
+        }
+        let all: Vec<_> = entries(&service).collect();
+        assert_eq!(Arc::strong_count(&all[0].1.description), 50);
+        let (mut directory, watch) = watched();
+        for (key, entry) in &all {
+            directory.see(key, entry.clone(), None);
+        }
+        let weight = directory.weight;
+        assert!((10_000_000..11_000_000).contains(&weight), "{weight}");
+        directory.lose(&all[0].0);
+        directory.see(&all[1].0, entry("1", "10.0.0.1:1"), None);
+        assert!(directory.weight < weight - 400_000, "{}", directory.weight);
+        // What comes in many messages is not shared, and counted as if it never were.
+        for i in 0..2000 {
+            directory.see(&key(&format!("more-{i}")), all[2].1.clone(), None);
+        }
+        assert!(directory.weight <= MOST_BYTES, "{}", directory.weight);
+        assert!(watch.is_closed());
+        directory.neglect(&None);
+        assert_eq!((directory.seen.len(), directory.weight), (0, 0));
     }
 
     #[test]

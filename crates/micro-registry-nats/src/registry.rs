@@ -285,7 +285,10 @@ impl Registry for NatsRegistry {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default().with_ttl(true).with_shared(true)
+        Capabilities::default()
+            .with_ttl(true)
+            .with_shared(true)
+            .with_loopback(self.0.shared.config.is_here())
     }
 
     async fn register(&self, service: &Service, opts: RegisterOptions) -> Result<()> {
@@ -315,10 +318,12 @@ impl Registry for NatsRegistry {
                 state.order(action, service.clone(), Some(sender));
             }
             let announced = shared.announced(done, deadline).await;
-            if announced
-                .as_ref()
-                .is_err_and(|err| err.kind() == ErrorKind::PermissionDenied)
-            {
+            if announced.as_ref().is_err_and(|err| {
+                matches!(
+                    err.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::ResourceExhausted
+                )
+            }) {
                 // Nobody will be told, so it is not registered either.
                 let mut state = shared.lock();
                 for (key, _) in entries(service) {

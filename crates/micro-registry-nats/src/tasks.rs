@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use micro_nats::async_nats::{Client, Message, Subscriber};
 use micro_nats::{Status, publish_failed};
-use micro_registry_core::{Error, Result};
+use micro_registry_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -151,10 +151,7 @@ impl Keeper {
     fn keep_for_later(&mut self, orders: VecDeque<Order>) {
         for order in orders {
             if order.leaves {
-                if self.goodbyes.len() >= MOST_GOODBYES {
-                    self.goodbyes.pop_front();
-                }
-                self.goodbyes.push_back(order.payloads);
+                self.leave_later(order.payloads);
             }
             if let Some(done) = order.done {
                 let _ = done.send(Err(Error::unavailable("the connection to NATS is lost")));
@@ -162,10 +159,17 @@ impl Keeper {
         }
     }
 
+    fn leave_later(&mut self, payloads: Vec<Bytes>) {
+        if self.goodbyes.len() >= MOST_GOODBYES {
+            self.goodbyes.pop_front();
+        }
+        self.goodbyes.push_back(payloads);
+    }
+
     async fn say(&mut self, client: &Client, orders: VecDeque<Order>) {
         // Goodbyes first: whoever registered again did so after them.
         let goodbyes = std::mem::take(&mut self.goodbyes);
-        let mut payloads: Vec<Bytes> = goodbyes.into_iter().flatten().collect();
+        let mut payloads: Vec<Bytes> = goodbyes.iter().flatten().cloned().collect();
         payloads.extend(
             orders
                 .iter()
@@ -181,7 +185,18 @@ impl Keeper {
             return;
         }
         let done = self.publish(client, payloads).await;
+        let lost = done
+            .as_ref()
+            .is_err_and(|err| err.kind() == ErrorKind::Unavailable);
+        if lost {
+            // Nobody may have heard it: who left is said to have left again, and then who is there.
+            self.goodbyes = goodbyes;
+            self.again = Some(Instant::now() + ANNOUNCE);
+        }
         for order in orders {
+            if lost && order.leaves {
+                self.leave_later(order.payloads);
+            }
             let Some(sender) = order.done else { continue };
             let _ = sender.send(match &done {
                 Ok(()) => Ok(()),
@@ -196,16 +211,23 @@ impl Keeper {
     async fn publish(&mut self, client: &Client, payloads: Vec<Bytes>) -> Result<()> {
         let denials = self.shared.connection.denials();
         let send = async {
+            let mut too_long = None;
             for payload in payloads {
                 let subject = self.shared.subjects.watch.clone();
-                client
+                match client
                     .publish(subject, payload)
                     .await
-                    .map_err(publish_failed)?;
+                    .map_err(publish_failed)
+                {
+                    Ok(()) => {}
+                    // The server takes no message as long as this one; the others are said.
+                    Err(err) if err.kind() == ErrorKind::ResourceExhausted => too_long = Some(err),
+                    Err(err) => return Err(err),
+                }
             }
-            Ok::<(), Error>(())
+            Ok::<_, Error>(too_long)
         };
-        timeout(SEND, send)
+        let too_long = timeout(SEND, send)
             .await
             .map_err(|_| Error::unavailable("NATS does not take messages in time"))??;
         // The server has them, and whoever asks now is answered.
@@ -219,7 +241,7 @@ impl Keeper {
         if confirmed.is_ok() {
             self.permitted = self.epoch;
         }
-        confirmed
+        confirmed.and(too_long.map_or(Ok(()), Err))
     }
 
     /// The registry is dropped: so is all that was registered here.

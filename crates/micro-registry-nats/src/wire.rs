@@ -1,7 +1,9 @@
 //! What is said on the subjects: go-micro's JSON.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use micro_registry_core::{Error, Node, Result, Service, check_name};
+use micro_registry_core::{Endpoint, Error, Node, Result, Service, Value, check_name};
 use serde::{Deserialize, Serialize};
 
 /// Nothing longer is read, whatever the server lets through.
@@ -13,6 +15,8 @@ const LONGEST_NODE: usize = 256 * 1024;
 const LONGEST_ANSWER: usize = 256 * 1024;
 /// A message with more nodes is not believed.
 const MOST_NODES: usize = 10_000;
+/// Nor is one whose description, told to watches with each of its nodes, comes to more.
+const MOST_TOLD: usize = 16 * 1024 * 1024;
 
 /// go-micro's `registry.Result`. It has no JSON names, so Go writes the fields' own, and reads
 /// them in any case.
@@ -108,7 +112,8 @@ fn one_by_one(service: &Service) -> impl Iterator<Item = Service> {
 /// The service in parts that are short enough for a message each; mostly one.
 pub(crate) fn parts(service: Service) -> Vec<Service> {
     let length = |service: &Service| write_answer(service).map_or(0, |json| json.len());
-    if service.nodes.len() < 2 || length(&service) <= LONGEST_ANSWER {
+    let told = description_weight(&service).saturating_mul(service.nodes.len());
+    if service.nodes.len() < 2 || (length(&service) <= LONGEST_ANSWER && told <= MOST_TOLD) {
         return vec![service];
     }
     let (mut left, mut right) = (service.clone(), service);
@@ -133,8 +138,14 @@ pub(crate) fn read_change(payload: &[u8]) -> Option<Change> {
         "create" | "update" | "put" => believed(service).map(Change::Put),
         "delete" => {
             // An id is enough to go.
-            let names = check_name(&service.name).is_ok() && service.nodes.len() <= MOST_NODES;
-            names.then_some(Change::Delete(service))
+            let sound = check_name(&service.name).is_ok()
+                && is_plain(&service.version)
+                && service.nodes.len() <= MOST_NODES;
+            let mut service = sound.then_some(service)?;
+            service
+                .nodes
+                .retain(|node| !node.id.is_empty() && is_plain(&node.id));
+            (!service.nodes.is_empty()).then_some(Change::Delete(service))
         }
         _ => None,
     }
@@ -154,20 +165,22 @@ pub(crate) fn read_answer(payload: &[u8], name: Option<&str>) -> Option<Service>
 
 /// The service with those nodes that could be one, if there are any.
 fn believed(mut service: Service) -> Option<Service> {
-    let plain = |text: &str| text.len() <= 512 && !text.contains(char::is_control);
+    let described = description_weight(&service);
     if check_name(&service.name).is_err()
-        || !plain(&service.version)
+        || !is_plain(&service.version)
         || service.nodes.len() > MOST_NODES
+        || described > LONGEST_NODE
+        || described.saturating_mul(service.nodes.len()) > MOST_TOLD
     {
         return None;
     }
     let before = service.nodes.len();
     service.nodes.retain(|node| {
         !node.id.is_empty()
-            && plain(&node.id)
+            && is_plain(&node.id)
             && !node.address.is_empty()
-            && plain(&node.address)
-            && weight(node) <= LONGEST_NODE
+            && is_plain(&node.address)
+            && node_weight(node) <= LONGEST_NODE
     });
     if service.nodes.len() < before {
         tracing::debug!(
@@ -179,10 +192,31 @@ fn believed(mut service: Service) -> Option<Service> {
     (!service.nodes.is_empty()).then_some(service)
 }
 
-fn weight(node: &Node) -> usize {
-    node.metadata
+fn is_plain(text: &str) -> bool {
+    text.len() <= 512 && !text.contains(char::is_control)
+}
+
+/// About how many bytes a node takes, never more than as JSON.
+pub(crate) fn node_weight(node: &Node) -> usize {
+    node.id.len() + node.address.len() + pairs_weight(&node.metadata)
+}
+
+/// The same of what describes the version.
+pub(crate) fn description_weight(service: &Service) -> usize {
+    fn value(one: &Value) -> usize {
+        let values: usize = one.values.iter().map(value).sum();
+        32 + one.name.len() + one.kind.len() + values
+    }
+    let endpoint = |one: &Endpoint| {
+        one.name.len() + value(&one.request) + value(&one.response) + pairs_weight(&one.metadata)
+    };
+    pairs_weight(&service.metadata) + service.endpoints.iter().map(endpoint).sum::<usize>()
+}
+
+fn pairs_weight(pairs: &BTreeMap<String, String>) -> usize {
+    pairs
         .iter()
-        .map(|(name, value)| name.len() + value.len())
+        .map(|(name, value)| 6 + name.len() + value.len())
         .sum()
 }
 
@@ -266,6 +300,69 @@ mod tests {
         assert_eq!(read_answer(&write_answer(&long).unwrap(), None), None);
         assert!(check_size(&long).is_err());
         assert!(check_size(&greeter("a")).is_ok());
+    }
+
+    #[test]
+    fn s50_a_long_description_of_many_nodes_is_not_believed() {
+        let mut service = Service::new("greeter", "v1").with_metadata("x", "y".repeat(200_000));
+        for i in 0..2000 {
+            service = service.with_node(Node::new(i.to_string(), "10.0.0.1:80"));
+        }
+        let answer = write_answer(&service).unwrap();
+        assert!(answer.len() < LONGEST_MESSAGE);
+        assert_eq!(read_answer(&answer, None), None);
+        assert_eq!(
+            read_change(&write("create", Some(service.clone())).unwrap()),
+            None
+        );
+        // Our own comes in parts that are.
+        let parts = parts(service);
+        let read = parts.iter().map(|part| {
+            let answer = write_answer(part).unwrap();
+            read_answer(&answer, None).unwrap().nodes.len()
+        });
+        assert_eq!(read.sum::<usize>(), 2000);
+        // Whoever says goodbye says no more than an id.
+        let long = greeter(&"a".repeat(513)).with_node(Node::new("b", ""));
+        let Some(Change::Delete(left)) = read_change(&write("delete", Some(long)).unwrap()) else {
+            panic!("nobody left");
+        };
+        assert_eq!(left.nodes, [Node::new("b", "")]);
+    }
+
+    #[test]
+    fn s53_any_bytes_are_read_or_skipped() {
+        let service = greeter("a")
+            .with_node(Node::new("b", "[::1]:80").with_metadata("zone", "x"))
+            .with_metadata("team", "hello")
+            .with_endpoint(Endpoint::new("Greeter.Hello").with_metadata("stream", "true"));
+        let good = [
+            Query::Get("greeter".to_owned()).write().unwrap(),
+            Query::List.write().unwrap(),
+            write("create", Some(service.clone())).unwrap(),
+            write("delete", Some(service.clone())).unwrap(),
+            write_answer(&service).unwrap(),
+        ];
+        let good: Vec<&[u8]> = good.iter().map(|bytes| &**bytes).collect();
+        micro_conformance::mutation::run(&good, |bytes| {
+            if let Some(Query::Get(name)) = Query::read(bytes) {
+                assert!(check_name(&name).is_ok());
+            }
+            let put = match read_change(bytes) {
+                Some(Change::Put(service)) => Some(service),
+                Some(Change::Delete(service)) => {
+                    assert!(service.nodes.iter().all(|node| !node.id.is_empty()));
+                    None
+                }
+                None => None,
+            };
+            for service in put.into_iter().chain(read_answer(bytes, None)) {
+                micro_registry_core::check_registration(&service).unwrap();
+                // What was believed is believed again.
+                let again = write_answer(&service).unwrap();
+                assert_eq!(read_answer(&again, Some(&service.name)), Some(service));
+            }
+        });
     }
 
     #[test]

@@ -200,6 +200,59 @@ async fn a_dropped_registry_says_goodbye() {
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
+/// What the server did not confirm may be lost, so it is said until it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn f_a_goodbye_that_is_not_confirmed_is_said_again() {
+    let Some(program) = program("f_a_goodbye_that_is_not_confirmed_is_said_again") else {
+        return;
+    };
+    let server = Server::start(&program, &[]);
+    let one = open(config(&format!("{}?timeout=300ms", server.url())));
+    until_up(&one).await;
+    register(&one, &greeter("a", "10.0.0.1:80")).await;
+    let other = stranger(&server).await;
+    let mut heard = other.subscribe("micro.nats.watch").await.unwrap();
+    other.flush().await.unwrap();
+    server.signal("STOP");
+    let err = one
+        .deregister(&greeter("a", ""), Default::default())
+        .await
+        .unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unavailable, "{err:?}");
+    server.signal("CONT");
+    // The first was not lost here, for the server came back; who leaves cannot know.
+    for _ in 0..2 {
+        let message = timeout(PATIENCE, heard.next()).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&message.payload).into_owned();
+        assert!(text.ends_with(r#""Action":"delete"}"#), "{text}");
+    }
+}
+
+/// A server that carries less than we allow: who is too long is not registered, and disturbs nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_the_server_does_not_carry_is_refused() {
+    let Some(program) = program("a_node_that_the_server_does_not_carry_is_refused") else {
+        return;
+    };
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"max_payload: 2000").unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let server = Server::start(&program, &["-c", &path]);
+    let (one, two) = (open(config(&server.url())), open(config(&server.url())));
+    until_up(&one).await;
+    register(&one, &greeter("a", "10.0.0.1:80")).await;
+    let long = Node::new("long", "10.0.0.1:81").with_metadata("x", "y".repeat(4000));
+    let long = Service::new("greeter", "v2").with_node(long);
+    let err = one
+        .register(&long, RegisterOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::ResourceExhausted, "{err:?}");
+    register(&one, &greeter("b", "10.0.0.2:80")).await;
+    until_ids(&two, &["a", "b"]).await;
+    assert_eq!(ids(&one).await, ["a", "b"]);
+}
+
 /// go-micro's messages, by hand: both sides find each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn go_micro_is_understood_and_understands() {

@@ -67,7 +67,7 @@ impl Report {
     /// How many goals were missed.
     pub(crate) fn short(&self) -> usize {
         let missed = |line: &&Line| match line {
-            Line::Figure { value, most, .. } => most.is_some_and(|most| *value > most),
+            Line::Figure { value, most, .. } => most.is_some_and(|most| !meets(*value, most)),
             Line::Skipped { .. } => false,
         };
         self.lines.iter().filter(missed).count()
@@ -96,7 +96,7 @@ impl fmt::Display for Report {
                 } => {
                     write!(f, "FIGURE {area}.{name} {} {unit}", number(*value))?;
                     if let Some(most) = most {
-                        let verdict = if value <= most { "ok" } else { "short" };
+                        let verdict = if meets(*value, *most) { "ok" } else { "short" };
                         write!(f, " goal <= {} {verdict}", number(*most))?;
                     }
                     writeln!(f)?;
@@ -108,6 +108,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// What is no number, such as the mean of nothing, meets no goal.
+fn meets(value: f64, most: f64) -> bool {
+    value <= most
 }
 
 /// A number with as many decimals as mean something, and at least one.
@@ -134,14 +139,16 @@ mod tests {
         report.figure("herd_naive_rps", 3000.0, "req/s");
         report.at_most("herd_ratio", 0.0585, "ratio", 0.1);
         report.at_most("etcd_failed", 2.0, "calls", 0.0);
+        report.at_most("etcd_mean", f64::NAN, "ms", 1.0);
         report.skip("mdns", "no network namespaces");
-        assert_eq!((report.short(), report.skipped()), (1, 1));
+        assert_eq!((report.short(), report.skipped()), (2, 1));
         assert_eq!(
             report.to_string(),
             "seed 7\n\
              FIGURE discovery.herd_naive_rps 3000 req/s\n\
              FIGURE discovery.herd_ratio 0.059 ratio goal <= 0.1 ok\n\
              FIGURE discovery.etcd_failed 2.0 calls goal <= 0.0 short\n\
+             FIGURE discovery.etcd_mean NaN ms goal <= 1.0 short\n\
              SKIPPED discovery.mdns reason=no network namespaces\n"
         );
     }
