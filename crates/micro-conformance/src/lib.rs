@@ -11,5 +11,7 @@ pub mod config;
 pub mod registry;
 #[cfg(feature = "selector")]
 pub mod selector;
+#[cfg(feature = "store")]
+pub mod store;
 #[cfg(feature = "transport")]
 pub mod transport;

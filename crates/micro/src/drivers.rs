@@ -4,6 +4,7 @@ use micro_config_core::Source;
 use micro_core::{Driver, Drivers};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
+use micro_store_core::Store;
 use micro_transport_core::Transport;
 
 /// The drivers of every interface: what [`drivers`] returns.
@@ -26,6 +27,8 @@ pub struct DriverSet {
     pub config: Drivers<dyn Source>,
     /// Service discovery.
     pub registry: Drivers<dyn Registry>,
+    /// Data storage.
+    pub store: Drivers<dyn Store>,
     /// How calls travel.
     pub transport: Drivers<dyn Transport>,
     /// Load balancing.
@@ -72,7 +75,7 @@ macro_rules! interfaces {
     };
 }
 
-interfaces!(Source: config, Registry: registry, Transport: transport, Selector: selector);
+interfaces!(Source: config, Registry: registry, Store: store, Transport: transport, Selector: selector);
 
 /// The backends that this program was built with.
 ///
@@ -101,6 +104,9 @@ pub fn drivers() -> DriverSet {
         ("static", "registry-static"),
     ] {
         set.registry = set.registry.with_feature(scheme, feature);
+    }
+    for (scheme, feature) in [("memory", "store-memory"), ("redb", "store-redb")] {
+        set.store = set.store.with_feature(scheme, feature);
     }
     for (scheme, feature) in [("grpc", "transport-grpc"), ("memory", "transport-memory")] {
         set.transport = set.transport.with_feature(scheme, feature);
@@ -137,6 +143,10 @@ pub fn drivers() -> DriverSet {
     let set = set.with(micro_registry_mdns::MdnsDriver);
     #[cfg(feature = "registry-memory")]
     let set = set.with(micro_registry_memory::MemoryDriver::default());
+    #[cfg(feature = "store-memory")]
+    let set = set.with(micro_store_memory::MemoryDriver::new());
+    #[cfg(feature = "store-redb")]
+    let set = set.with(micro_store_redb::RedbDriver::new());
     #[cfg(feature = "transport-grpc")]
     let set = set.with(micro_transport_grpc::GrpcDriver);
     #[cfg(feature = "transport-memory")]

@@ -133,6 +133,18 @@ pub mod selector {
     pub use micro_selector_roundrobin as roundrobin;
 }
 
+/// Records by key.
+pub mod store {
+    #[doc(inline)]
+    pub use micro_store_core::*;
+    #[cfg(feature = "store-memory")]
+    #[doc(inline)]
+    pub use micro_store_memory as memory;
+    #[cfg(feature = "store-redb")]
+    #[doc(inline)]
+    pub use micro_store_redb as redb;
+}
+
 /// Rate, concurrency and circuit limits as middleware.
 #[doc(inline)]
 pub use micro_limit as limit;
