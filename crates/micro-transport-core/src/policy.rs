@@ -390,6 +390,38 @@ impl Policies {
         Some(&service.effective)
     }
 
+    /// These policies over others: what they leave open, `below` says, level by level. A method that
+    /// `below` names keeps what it says there, even if these policies say something more general.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use micro_transport_core::{Policies, Policy};
+    ///
+    /// let below = Policies::new().with_default(Policy::new().with_attempts(2));
+    /// let above = Policies::new().with_default(Policy::new().with_timeout(Duration::from_secs(1)));
+    /// let both = above.over(&below);
+    /// let policy = both.of("greeter", "/greeter.Greeter/Hello").unwrap().policy;
+    /// assert_eq!((policy.timeout, policy.retry.attempts), (Some(Duration::from_secs(1)), Some(2)));
+    /// ```
+    #[must_use]
+    pub fn over(&self, below: &Self) -> Self {
+        let mut both = below.clone();
+        if self.budget != BudgetPolicy::default() {
+            both.budget = self.budget;
+        }
+        let stated = &mut both.stated;
+        stated.default = self.stated.default.over(stated.default);
+        for (name, (policy, methods)) in &self.stated.services {
+            let under = stated.services.entry(name.clone()).or_default();
+            under.0 = policy.over(under.0);
+            for (name, policy) in methods {
+                let under = under.1.entry(name.clone()).or_default();
+                *under = policy.over(*under);
+            }
+        }
+        both.lay()
+    }
+
     /// Refuses values out of range.
     ///
     /// Reading from configuration does this by itself. Values set in code that were not checked are

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use micro_client::ClientOptions;
+use micro_config_core::{Config, Rank, Runtime, Source};
 use micro_core::{Drivers, Env, Error, Live, Result};
+use micro_limit::PolicyLimits;
 use micro_registry_core::Registry;
 use micro_selector_core::{Selector, Zone};
+use micro_store_core::{Scope, Store, Table};
 use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
 use tokio::sync::OnceCell;
 
+use crate::section::{Kept, Outside, Section, Tuner};
 use crate::{Client, DriverSet, Settings};
 
 /// What code says about the backends; variables and flags outweigh it.
@@ -16,6 +20,10 @@ use crate::{Client, DriverSet, Settings};
 pub(crate) struct Wishes {
     pub(crate) name: Option<String>,
     pub(crate) namespace: Option<String>,
+    pub(crate) config_urls: Vec<String>,
+    pub(crate) config_sources: Vec<Arc<dyn Source>>,
+    pub(crate) store_url: Option<String>,
+    pub(crate) store: Option<Arc<dyn Store>>,
     pub(crate) registry_url: Option<String>,
     pub(crate) registry: Option<Arc<dyn Registry>>,
     pub(crate) transport_url: Option<String>,
@@ -35,44 +43,154 @@ pub(crate) struct Wishes {
 /// What a program has open. Each interface is opened once, when it is first asked for.
 #[derive(Debug)]
 pub(crate) struct Backends {
-    pub(crate) settings: Settings,
-    pub(crate) drivers: DriverSet,
+    /// What variables and flags say; with the configuration, [`Opened::settings`].
+    outside: Settings,
+    drivers: DriverSet,
     pub(crate) wishes: Wishes,
+    opened: OnceCell<Opened>,
+    store: OnceCell<Arc<dyn Store>>,
     registry: OnceCell<Arc<dyn Registry>>,
     transport: OnceCell<Arc<dyn Transport>>,
     client: OnceCell<Client>,
 }
 
+/// The configuration, which comes before everything else, and what it says at start.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) config: Config,
+    /// What the configuration says of the framework, variables and flags included.
+    pub(crate) section: Live<Section>,
+    pub(crate) settings: Settings,
+    /// Whose policies may change by the configuration, if it has sources.
+    tuner: Option<Arc<Tuner>>,
+    namespace: String,
+    zone: Option<String>,
+    env: Env,
+}
+
+impl Opened {
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    /// The policies, and what keeps their limits.
+    pub(crate) fn policies(
+        &self,
+        code: Option<&Live<Policies>>,
+        limits: impl FnOnce(Live<Policies>) -> PolicyLimits,
+    ) -> Option<(Live<Policies>, Arc<dyn Middleware>)> {
+        let policies = match &self.tuner {
+            Some(tuner) => tuner.policies(),
+            None => code?,
+        };
+        let limits = Kept::new(limits(policies.clone()), self.tuner.clone());
+        Some((policies.clone(), Arc::new(limits)))
+    }
+}
+
 impl Backends {
-    pub(crate) fn new(settings: Settings, drivers: DriverSet, wishes: Wishes) -> Arc<Self> {
+    pub(crate) fn new(outside: Settings, drivers: DriverSet, wishes: Wishes) -> Arc<Self> {
         Arc::new(Self {
-            settings,
+            outside,
             drivers,
             wishes,
+            opened: OnceCell::new(),
+            store: OnceCell::new(),
             registry: OnceCell::new(),
             transport: OnceCell::new(),
             client: OnceCell::new(),
         })
     }
 
-    pub(crate) fn namespace(&self) -> &str {
-        let code = self.wishes.namespace.as_deref();
-        self.settings.get("MICRO_NAMESPACE").or(code).unwrap_or("")
+    pub(crate) async fn opened(&self) -> Result<&Opened> {
+        self.opened.get_or_try_init(|| self.open_config()).await
     }
 
-    /// The zone that the program runs in.
-    pub(crate) fn zone(&self) -> Option<&str> {
-        self.settings
-            .get("MICRO_ZONE")
-            .or(self.wishes.zone.as_deref())
-    }
-
-    fn env(&self) -> Env {
-        let env = self.wishes.env.clone().with_namespace(self.namespace());
-        match self.zone() {
-            Some(zone) => env.with::<Zone>(Zone::new(zone)),
-            None => env,
+    async fn open_config(&self) -> Result<Opened> {
+        let wishes = &self.wishes;
+        let code = wishes.namespace.as_deref();
+        let namespace = self.outside.get("MICRO_NAMESPACE").or(code).unwrap_or("");
+        let env = wishes.env.clone().with_namespace(namespace);
+        let mut builder = Config::builder().env(&env);
+        let outside = self.outside.get("MICRO_CONFIG");
+        let (urls, setting) = match outside {
+            Some(urls) => (urls.split_whitespace().collect(), "MICRO_CONFIG"),
+            None => (
+                wishes.config_urls.iter().map(String::as_str).collect(),
+                "code",
+            ),
+        };
+        let urls: Vec<&str> = urls;
+        for url in &urls {
+            let (url, optional) = take_optional(url)?;
+            let opened = self.drivers.config.open(&url, &env).await;
+            let source = opened.map_err(|err| err.with_context("setting", setting))?;
+            builder = match optional {
+                true => builder.optional(source),
+                false => builder.source(source),
+            };
         }
+        for source in &wishes.config_sources {
+            builder = builder.source(Arc::clone(source));
+        }
+        for rank in [Rank::Env, Rank::Flags] {
+            builder = builder.source(Outside::new(rank, &self.outside)?);
+        }
+        let config = builder
+            .start(Runtime::new(tokio::spawn, tokio::time::sleep))
+            .await?;
+        let section = Section::of(&config)?;
+        let settings = section.get().settings.clone();
+        let follows = !urls.is_empty() || !wishes.config_sources.is_empty();
+        let tuner = match follows {
+            true => {
+                let code = wishes.policies.clone();
+                Some(Tuner::start(config.clone(), section.clone(), code)?)
+            }
+            false => None,
+        };
+        let namespace = settings.get("MICRO_NAMESPACE").or(code).unwrap_or("");
+        let zone = settings.get("MICRO_ZONE").or(wishes.zone.as_deref());
+        let mut env = env
+            .with_namespace(namespace)
+            .with::<Config>(Arc::new(config.clone()));
+        if let Some(zone) = zone {
+            env = env.with::<Zone>(Zone::new(zone));
+        }
+        Ok(Opened {
+            namespace: namespace.to_owned(),
+            zone: zone.map(str::to_owned),
+            config,
+            section,
+            settings,
+            tuner,
+            env,
+        })
+    }
+
+    /// The store.
+    pub(crate) async fn store(&self) -> Result<Arc<dyn Store>> {
+        let wishes = &self.wishes;
+        let open = self.store.get_or_try_init(|| {
+            self.open(
+                "MICRO_STORE",
+                wishes.store.as_ref(),
+                wishes.store_url.as_deref(),
+                "memory",
+                &self.drivers.store,
+            )
+        });
+        Ok(Arc::clone(open.await?))
+    }
+
+    /// The service's own table of the store.
+    pub(crate) async fn table(&self, service: &str) -> Result<Table> {
+        let scope = Scope::of_service(self.opened().await?.namespace(), service)?;
+        Ok(Table::new(self.store().await?, scope))
     }
 
     pub(crate) async fn registry(&self) -> Result<Arc<dyn Registry>> {
@@ -106,6 +224,8 @@ impl Backends {
     pub(crate) async fn client(&self) -> Result<Client> {
         let client = self.client.get_or_try_init(async || {
             let wishes = &self.wishes;
+            let opened = self.opened().await?;
+            let settings = &opened.settings;
             let selector = self
                 .open(
                     "MICRO_SELECTOR",
@@ -116,7 +236,7 @@ impl Backends {
                 )
                 .await?;
             let mut options = ClientOptions::default()
-                .with_namespace(self.namespace())
+                .with_namespace(opened.namespace())
                 .with_codecs(wishes.codecs.clone().unwrap_or_else(crate::codecs))
                 .with_limits(wishes.limits.clone())
                 .with_clock(Arc::clone(wishes.env.clock()))
@@ -124,20 +244,20 @@ impl Backends {
             options.name.clone_from(&wishes.name);
             options.tls.clone_from(&wishes.tls);
             options.middleware.clone_from(&wishes.client_middleware);
-            options.policies.clone_from(&wishes.policies);
-            if let Some(policies) = &wishes.policies {
+            let policies = opened.policies(wishes.policies.as_ref(), PolicyLimits::new);
+            if let Some((policies, limits)) = policies {
+                options.policies = Some(policies);
                 // Outermost: what is refused should cost nothing else.
-                let limits = micro_limit::PolicyLimits::new(policies.clone());
-                options.middleware.insert(0, Arc::new(limits));
+                options.middleware.insert(0, limits);
             }
-            let timeout = self.settings.duration("MICRO_CLIENT_TIMEOUT")?;
+            let timeout = settings.duration("MICRO_CLIENT_TIMEOUT")?;
             if let Some(timeout) = timeout.or(wishes.client_timeout) {
                 options.timeout = timeout;
             }
-            if let Some(retries) = self.settings.parse("MICRO_CLIENT_RETRIES")? {
+            if let Some(retries) = settings.parse("MICRO_CLIENT_RETRIES")? {
                 options.retries = retries;
             }
-            if let Some(wait) = self.settings.duration("MICRO_CLIENT_WAIT")? {
+            if let Some(wait) = settings.duration("MICRO_CLIENT_WAIT")? {
                 options.discovery = micro_client::Discovery::WaitFor(wait);
             }
             let client = micro_client::Client::new(
@@ -151,9 +271,9 @@ impl Backends {
         Ok(client.await?.clone())
     }
 
-    /// What code gave, else a variable or flag, else a URL from code, else the default.
+    /// What code gave, else what is said from outside, else a URL from code, else the default.
     ///
-    /// A value that was handed in is not outvoted by a variable: it cannot be had by a URL.
+    /// A value that was handed in is not outvoted by a setting: it cannot be had by a URL.
     async fn open<I: ?Sized + Send + Sync + 'static>(
         &self,
         variable: &str,
@@ -162,12 +282,13 @@ impl Backends {
         default: &str,
         drivers: &Drivers<I>,
     ) -> Result<Arc<I>> {
-        let outside = self.settings.get(variable);
+        let opened = self.opened().await?;
+        let outside = opened.settings.get(variable);
         if let Some(given) = given {
             if outside.is_some() {
                 tracing::warn!(
                     variable,
-                    "the program brings its own: the variable has no effect"
+                    "the program brings its own: the setting has no effect"
                 );
             }
             return Ok(Arc::clone(given));
@@ -175,8 +296,56 @@ impl Backends {
         let url = outside.or(code).unwrap_or(default);
         let setting = if outside.is_some() { variable } else { "code" };
         drivers
-            .open(url, &self.env())
+            .open(url, &opened.env)
             .await
             .map_err(|err| err.with_context("setting", setting))
+    }
+}
+
+/// A source's URL without `optional=true`, and whether that was there: it says how the source is
+/// used, which is not the source's business.
+fn take_optional(url: &str) -> Result<(String, bool)> {
+    let Some((base, query)) = url.split_once('?') else {
+        return Ok((url.to_owned(), false));
+    };
+    let mut optional = false;
+    let mut rest = Vec::new();
+    for pair in query.split('&') {
+        match pair.strip_prefix("optional=") {
+            Some("true") => optional = true,
+            Some("false") => optional = false,
+            Some(_) => {
+                return Err(Error::invalid_argument("'optional' is true or false")
+                    .with_operation("config.open"));
+            }
+            None => rest.push(pair),
+        }
+    }
+    match rest.is_empty() {
+        true => Ok((base.to_owned(), optional)),
+        false => Ok((format!("{base}?{}", rest.join("&")), optional)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_a_source_may_be_away_is_no_option_of_the_source() {
+        for (url, rest, optional) in [
+            ("file:app.toml", "file:app.toml", false),
+            ("file:app.toml?optional=true", "file:app.toml", true),
+            ("etcd://a?optional=true&prefix=x", "etcd://a?prefix=x", true),
+            (
+                "etcd://a?prefix=x&optional=false",
+                "etcd://a?prefix=x",
+                false,
+            ),
+        ] {
+            let taken = take_optional(url).unwrap();
+            assert_eq!(taken, (rest.to_owned(), optional), "{url}");
+        }
+        assert!(take_optional("file:a?optional=perhaps").is_err());
     }
 }

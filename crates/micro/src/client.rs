@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use micro_codec_core::Codec;
+use micro_config_core::Source;
 use micro_core::{Env, Live, Result};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
@@ -102,6 +103,18 @@ impl ClientBuilder {
     /// Sets the namespace, which separates fleets.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.wishes.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Adds a source of configuration by URL; see [`Service::config_url`](crate::Service::config_url).
+    pub fn config_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.config_urls.push(url.into());
+        self
+    }
+
+    /// Adds a source of configuration: this very one, whatever `MICRO_CONFIG` says.
+    pub fn with_config_source(mut self, source: impl Source) -> Self {
+        self.wishes.config_sources.push(Arc::new(source));
         self
     }
 

@@ -6,6 +6,7 @@ mod client;
 mod drivers;
 #[cfg(feature = "log")]
 mod log;
+mod section;
 mod service;
 mod settings;
 

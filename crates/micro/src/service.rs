@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use micro_codec_core::Codec;
+use micro_config_core::{Config, Source};
 use micro_core::{Env, Error, Live, Result};
+use micro_limit::PolicyLimits;
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
 use micro_server::{Contract, Reflection, Routes, RunningServer, Server, ServerOptions};
+use micro_store_core::{Store, Table};
 use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
 
-use crate::backends::{Backends, Wishes};
+use crate::backends::{Backends, Opened, Wishes};
 use crate::{Client, DriverSet, Settings};
 
 type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send>;
@@ -232,6 +235,38 @@ impl Service {
         self
     }
 
+    /// Adds a source of configuration by URL: `file:app.toml`, `env:APP`. The later one wins within its
+    /// rank; `optional=true` is for one that may be away. `MICRO_CONFIG` replaces them all.
+    ///
+    /// The map `micro` of the configuration is the framework's own: see
+    /// [`SETTINGS`](crate::SETTINGS). The rest is the program's: [`config`](Self::config).
+    #[must_use]
+    pub fn config_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.config_urls.push(url.into());
+        self
+    }
+
+    /// Adds a source of configuration: this very one, whatever `MICRO_CONFIG` says.
+    #[must_use]
+    pub fn with_config_source(mut self, source: impl Source) -> Self {
+        self.wishes.config_sources.push(Arc::new(source));
+        self
+    }
+
+    /// Sets the store by URL.
+    #[must_use]
+    pub fn store_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.store_url = Some(url.into());
+        self
+    }
+
+    /// Sets the store: this very one, whatever `MICRO_STORE` says.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<dyn Store>) -> Self {
+        self.wishes.store = Some(store);
+        self
+    }
+
     /// Sets the registry by URL.
     #[must_use]
     pub fn registry_url(mut self, url: impl Into<String>) -> Self {
@@ -334,6 +369,26 @@ impl Service {
         self.backends()?.client().await
     }
 
+    /// The configuration, opened now if it is not yet: that of the sources which `MICRO_CONFIG` names, or
+    /// the code.
+    ///
+    /// # Errors
+    ///
+    /// As [`client`](Self::client).
+    pub async fn config(&self) -> Result<Config> {
+        Ok(self.backends()?.opened().await?.config.clone())
+    }
+
+    /// This service's own table of the store, opened now if it is not yet: its database is the
+    /// namespace.
+    ///
+    /// # Errors
+    ///
+    /// As [`client`](Self::client), and `InvalidArgument` if the service's name is no name of a table.
+    pub async fn store(&self) -> Result<Table> {
+        self.backends()?.table(&self.name).await
+    }
+
     /// The registry of this service, opened now if it is not yet.
     ///
     /// # Errors
@@ -393,7 +448,8 @@ impl Service {
         for hook in hooks.before_start {
             hook().await?;
         }
-        let options = server_options(&self.name, self.options, &backends)?;
+        let opened = backends.opened().await?;
+        let options = server_options(&self.name, self.options, &backends.wishes, opened)?;
         let registry = backends.registry().await?;
         let transport = backends.transport().await?;
         let mut server = Server::new(&self.name).options(options);
@@ -410,12 +466,13 @@ impl Service {
             address = server.address(),
             registry = registry.backend(),
             transport = transport.backend(),
-            namespace = backends.namespace(),
+            namespace = opened.namespace(),
             tls = backends.wishes.tls.is_some(),
             auth = false,
             "started"
         );
         let running = Running {
+            name: self.name,
             server,
             backends,
             stop: Mutex::new((hooks.before_stop, hooks.after_stop)),
@@ -439,12 +496,17 @@ impl Service {
     /// As [`start`](Self::start), and what a hook of the stop fails with.
     pub async fn run(self) -> Result<()> {
         #[cfg(feature = "log")]
-        crate::log::install(self.log_filter().as_deref());
+        let log = crate::log::install(self.log_filter().as_deref());
         // Before the start: a signal that comes while starting is not lost.
         let mut signals = Signals::new()?;
         let running = tokio::select! {
             running = self.start() => running?,
             () = signals.next() => return Ok(()),
+        };
+        #[cfg(feature = "log")]
+        let _follows = match log {
+            Some(log) => Some(log.follow(&running.backends.opened().await?.section)),
+            None => None,
         };
         tokio::select! {
             () = signals.next() => {}
@@ -475,16 +537,16 @@ impl fmt::Debug for Service {
 fn server_options(
     name: &str,
     mut options: ServerOptions,
-    backends: &Backends,
+    wishes: &Wishes,
+    opened: &Opened,
 ) -> Result<ServerOptions> {
-    let settings = &backends.settings;
-    let wishes = &backends.wishes;
+    let settings = &opened.settings;
     options.tls.clone_from(&wishes.tls);
     options.limits = wishes.limits.clone();
-    if let Some(policies) = &wishes.policies {
+    let limits = |policies| PolicyLimits::of_service(name, policies);
+    if let Some((_, limits)) = opened.policies(wishes.policies.as_ref(), limits) {
         // Outermost: what is refused should cost nothing else.
-        let limits = micro_limit::PolicyLimits::of_service(name, policies.clone());
-        options.middleware.insert(0, Arc::new(limits));
+        options.middleware.insert(0, limits);
     }
     options.codecs = wishes.codecs.clone().unwrap_or_else(crate::codecs);
     options.clock = Arc::clone(wishes.env.clock());
@@ -517,7 +579,7 @@ fn server_options(
             .metadata
             .insert(name.trim().to_owned(), value.trim().to_owned());
     }
-    if let Some(zone) = backends.zone() {
+    if let Some(zone) = opened.zone() {
         let metadata = &mut options.metadata;
         metadata.entry("zone".into()).or_insert_with(|| zone.into());
     }
@@ -555,6 +617,7 @@ fn bind_address(text: &str, tls: bool) -> String {
 ///
 /// Dropping it ends it at once: use [`stop`](Self::stop).
 pub struct Running {
+    name: String,
     server: Arc<RunningServer>,
     backends: Arc<Backends>,
     /// What runs before and after the stop; see [`Service`] for the lock.
@@ -589,6 +652,24 @@ impl Running {
         self.backends.client().await
     }
 
+    /// The configuration.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::client`].
+    pub async fn config(&self) -> Result<Config> {
+        Ok(self.backends.opened().await?.config.clone())
+    }
+
+    /// This service's own table of the store.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::store`].
+    pub async fn store(&self) -> Result<Table> {
+        self.backends.table(&self.name).await
+    }
+
     /// The registry of this service.
     ///
     /// # Errors
@@ -616,6 +697,10 @@ impl Running {
         outcome = outcome.and(self.server.stop().await.map(drop));
         for hook in after {
             outcome = outcome.and(hook().await);
+        }
+        // Last: everything before may read it.
+        if let Ok(opened) = self.backends.opened().await {
+            opened.config.close().await;
         }
         tracing::info!("stopped");
         outcome

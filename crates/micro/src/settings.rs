@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use micro_config_core::{Layer, Rank, Value};
 use micro_core::url::Span;
 use micro_core::{Error, Result};
 
@@ -30,11 +31,17 @@ macro_rules! settings {
 }
 
 /// Every setting there is. A flag (read only by [`Service::from_args`](crate::Service::from_args))
-/// outweighs the variable, which outweighs the code; a backend handed in as a value is not outweighed.
+/// outweighs the variable, this the configuration's key (`MICRO_CLIENT_TIMEOUT` is
+/// `micro.client_timeout`), and this the code; a backend handed in as a value is not outweighed.
+///
+/// `MICRO_CLIENT_TIMEOUT`, `MICRO_CLIENT_RETRIES` and `MICRO_LOG` may change in the configuration while
+/// the program runs, and so may `micro.policies`, which is no variable; the others are read at start.
 pub const SETTINGS: &[Setting] = settings! {
+    "MICRO_CONFIG" "--config" "" "The configuration's sources: URLs, separated by spaces: file:app.toml env:APP etcd://host:2379; one that may be away has optional=true"
     "MICRO_REGISTRY" "--registry" "mdns" "The registry's URL"
     "MICRO_TRANSPORT" "--transport" "grpc" "The transport's URL"
     "MICRO_SELECTOR" "--selector" "p2c" "The balancing strategy's URL: p2c, random, roundrobin, hash"
+    "MICRO_STORE" "--store" "memory" "The store's URL: memory, file:./data, redb:./data"
     "MICRO_NAMESPACE" "--namespace" "" "Separates fleets: services of other namespaces are not seen"
     "MICRO_ZONE" "--zone" "" "The zone that the program runs in: nodes announce it, clients prefer it"
     "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, port, host:port or host:from-to; ':8080' is every IPv4 interface"
@@ -64,8 +71,11 @@ pub const SETTINGS: &[Setting] = settings! {
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    values: BTreeMap<&'static str, String>,
+    variables: Values,
+    flags: Values,
 }
+
+type Values = BTreeMap<&'static str, String>;
 
 impl Settings {
     /// Nothing set.
@@ -144,24 +154,101 @@ impl Settings {
                     Error::invalid_argument("this flag needs a value").with_context("flag", flag)
                 })?,
             };
-            self.set(setting.variable, value);
+            // As without the flag and the variable, if it is empty.
+            if value.is_empty() {
+                self.variables.remove(setting.variable);
+                self.flags.remove(setting.variable);
+            } else {
+                self.flags.insert(setting.variable, value);
+            }
         }
         Ok(self)
     }
 
-    fn set(&mut self, variable: &'static str, value: String) {
+    fn set(&mut self, variable: &'static str, text: String) {
         // An empty variable is how shells and manifests say "not set".
-        if value.is_empty() {
-            self.values.remove(variable);
+        if text.is_empty() {
+            self.variables.remove(variable);
         } else {
-            self.values.insert(variable, value);
+            self.variables.insert(variable, text);
         }
+    }
+
+    /// What variables or flags said, as a source of configuration has it: each under its key.
+    pub(crate) fn layer(&self, rank: Rank) -> Result<Layer> {
+        let mut layer = Layer::new();
+        let values = match rank {
+            Rank::Flags => &self.flags,
+            _ => &self.variables,
+        };
+        for (variable, text) in values {
+            let setting = SETTINGS.iter().find(|known| known.variable == *variable);
+            let place = match rank {
+                Rank::Flags => setting.map_or(*variable, |setting| setting.flag),
+                _ => *variable,
+            };
+            let at = key(variable);
+            // A password in a URL is not for `explain`.
+            let value = match shown(text) == *text {
+                true => Value::Word(text.clone()),
+                false => Value::Secret(text.as_str().into()),
+            };
+            layer.set(&at, value)?;
+            layer.add_place(at, place);
+        }
+        Ok(layer)
+    }
+
+    /// Takes what the configuration says under a key of its `micro` map.
+    pub(crate) fn take(&mut self, name: &str, text: String) -> Result<()> {
+        let variable = format!("MICRO_{}", name.to_uppercase());
+        let known = SETTINGS.iter().find(|known| known.variable == variable);
+        match known {
+            Some(setting) => self.set(setting.variable, text),
+            None => {
+                let nearest = nearest(&variable, SETTINGS.iter().map(|known| known.variable));
+                return Err(Error::invalid_argument(format!(
+                    "micro knows no such setting; did you mean {}?",
+                    key(nearest)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what cannot be read; a program that runs would find out too late.
+    pub(crate) fn check(&self) -> Result<()> {
+        for variable in [
+            "MICRO_REGISTER_TTL",
+            "MICRO_REGISTER_INTERVAL",
+            "MICRO_STOP_TIMEOUT",
+            "MICRO_CLIENT_TIMEOUT",
+            "MICRO_CLIENT_WAIT",
+        ] {
+            self.duration(variable)?;
+        }
+        self.parse::<u32>("MICRO_CLIENT_RETRIES")?;
+        #[cfg(feature = "log")]
+        if let Some(filter) = self.get("MICRO_LOG") {
+            crate::log::check(filter)?;
+        }
+        Ok(())
+    }
+
+    /// The variables whose values differ.
+    pub(crate) fn differences(&self, other: &Self) -> impl Iterator<Item = &'static str> {
+        SETTINGS
+            .iter()
+            .map(|setting| setting.variable)
+            .filter(|variable| self.get(variable) != other.get(variable))
     }
 
     /// The value of a setting, by its variable's name.
     #[must_use]
     pub fn get(&self, variable: &str) -> Option<&str> {
-        self.values.get(variable).map(String::as_str)
+        let said = self.flags.get(variable);
+        said.or_else(|| self.variables.get(variable))
+            .map(String::as_str)
     }
 
     /// The value of a setting, read as a `T`.
@@ -196,14 +283,26 @@ impl Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // URLs may hold passwords.
-        let shown = self.values.iter().map(|(name, value)| {
-            let value = micro_core::Url::parse(value)
-                .map_or_else(|_| value.clone(), |url| micro_core::url::redacted(&url));
-            (name, value)
-        });
-        f.debug_map().entries(shown).finish()
+        let values = self.variables.iter().chain(&self.flags);
+        f.debug_map()
+            .entries(values.map(|(name, text)| (name, shown(text))))
+            .finish()
     }
+}
+
+/// A value without the passwords in its URLs: several may stand in it.
+fn shown(text: &str) -> String {
+    let urls = text.split(' ').map(|text| {
+        micro_core::Url::parse(text)
+            .map_or_else(|_| text.to_owned(), |url| micro_core::url::redacted(&url))
+    });
+    urls.collect::<Vec<_>>().join(" ")
+}
+
+/// The key of a variable in the configuration: `micro.client_timeout`.
+pub(crate) fn key(variable: &str) -> String {
+    let name = variable.strip_prefix("MICRO_").unwrap_or(variable);
+    format!("micro.{}", name.to_lowercase())
 }
 
 fn text(name: &str, value: OsString) -> Result<String> {
