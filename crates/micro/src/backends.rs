@@ -59,6 +59,7 @@ pub(crate) struct Backends {
 pub(crate) struct Opened {
     pub(crate) config: Config,
     /// What the configuration says of the framework, variables and flags included.
+    #[cfg(feature = "log")]
     pub(crate) section: Live<Section>,
     pub(crate) settings: Settings,
     /// Whose policies may change by the configuration, if it has sources.
@@ -75,6 +76,12 @@ impl Opened {
 
     pub(crate) fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
+    }
+
+    /// What a peer may cost.
+    pub(crate) fn limits(&self, code: &Live<Limits>) -> Live<Limits> {
+        let tuner = self.tuner.as_ref();
+        tuner.map_or(code, |tuner| tuner.limits()).clone()
     }
 
     /// The policies, and what keeps their limits.
@@ -149,7 +156,12 @@ impl Backends {
         let tuner = match follows {
             true => {
                 let code = wishes.policies.clone();
-                Some(Tuner::start(config.clone(), section.clone(), code)?)
+                Some(Tuner::start(
+                    config.clone(),
+                    section.clone(),
+                    code,
+                    wishes.limits.clone(),
+                )?)
             }
             false => None,
         };
@@ -165,6 +177,7 @@ impl Backends {
             namespace: namespace.to_owned(),
             zone: zone.map(str::to_owned),
             config,
+            #[cfg(feature = "log")]
             section,
             settings,
             tuner,
@@ -238,7 +251,7 @@ impl Backends {
             let mut options = ClientOptions::default()
                 .with_namespace(opened.namespace())
                 .with_codecs(wishes.codecs.clone().unwrap_or_else(crate::codecs))
-                .with_limits(wishes.limits.clone())
+                .with_limits(opened.limits(&wishes.limits))
                 .with_clock(Arc::clone(wishes.env.clock()))
                 .with_random(Arc::clone(wishes.env.random()));
             options.name.clone_from(&wishes.name);

@@ -80,7 +80,7 @@ mod tests {
         let settings = Settings::from_pairs([("MICRO_LOG", level)]).unwrap();
         Section {
             settings,
-            policies: None,
+            ..Section::default()
         }
     }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use micro_config_core::{Config, Layer, LayerStream, Rank, Source, ViewOptions, constant, secret};
-use micro_core::{Context, Live, Result, async_trait};
-use micro_transport_core::{Middleware, Next, Policies, Policy, Request, Response};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use micro_core::{Context, Error, Live, Result, async_trait};
+use micro_transport_core::{Limits, Middleware, Next, Policies, Policy, Request, Response};
+use serde::de::{Deserialize, Deserializer, Error as ReadError, MapAccess, Visitor};
 
 use crate::Settings;
 use crate::settings::key;
@@ -17,12 +18,64 @@ use crate::settings::key;
 pub(crate) struct Section {
     pub(crate) settings: Settings,
     pub(crate) policies: Option<Policies>,
+    pub(crate) limits: Bounds,
+}
+
+/// What is said of [`Limits`], field by field.
+macro_rules! bounds {
+    ($($field:ident: $type:ty, $set:ident;)*) => {
+        #[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub(crate) struct Bounds {
+            $($field: Option<$type>,)*
+        }
+
+        impl Bounds {
+            /// These over those of the code.
+            fn over(self, mut limits: Limits) -> Limits {
+                $(if let Some(value) = self.$field {
+                    limits = limits.$set(value);
+                })*
+                limits
+            }
+
+            fn check(self) -> Result<()> {
+                $(if self.$field == Some(<$type>::default()) && stringify!($field) != "lane_message" {
+                    return Err(Error::invalid_argument(
+                        concat!("micro.limits.", stringify!($field), " is more than 0"),
+                    ));
+                })*
+                Ok(())
+            }
+        }
+    };
+}
+
+bounds! {
+    message_in: usize, with_message_in;
+    message_out: usize, with_message_out;
+    headers: usize, with_headers;
+    connections: usize, with_connections;
+    connections_per_peer: usize, with_connections_per_peer;
+    calls_per_connection: usize, with_calls_per_connection;
+    lane_message: usize, with_lane_message;
+    handshake: Duration, with_handshake;
+    header_timeout: Duration, with_header_timeout;
+    call: Duration, with_call;
+    idle: Duration, with_idle;
+    keepalive: Duration, with_keepalive;
+    keepalive_timeout: Duration, with_keepalive_timeout;
+    stream_window: u32, with_stream_window;
+    connection_window: u32, with_connection_window;
 }
 
 impl Section {
     /// The section of this configuration, as it changes.
     pub(crate) fn of(config: &Config) -> Result<Live<Self>> {
-        let options = ViewOptions::<Self>::new().with_check(|section| section.settings.check());
+        let options = ViewOptions::<Self>::new().with_check(|section| {
+            section.limits.check()?;
+            section.settings.check()
+        });
         config.live_with("micro", options)
     }
 
@@ -62,9 +115,16 @@ impl<'de> Visitor<'de> for SectionVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Section, A::Error> {
         let mut section = Section::default();
         while let Some(name) = map.next_key::<String>()? {
-            if name == "policies" {
-                section.policies = map.next_value()?;
-                continue;
+            match &*name {
+                "policies" => {
+                    section.policies = map.next_value()?;
+                    continue;
+                }
+                "limits" => {
+                    section.limits = map.next_value()?;
+                    continue;
+                }
+                _ => {}
             }
             let text = match URLS.contains(&&*name) {
                 true => map.next_value::<Hidden>()?.0,
@@ -160,11 +220,12 @@ impl Source for Outside {
     }
 }
 
-/// Policies that follow the configuration and the code. Dropping it ends the task that does it; the
-/// policies keep their last value.
+/// Policies and limits that follow the configuration and the code. Dropping it ends the task that does
+/// it; they keep their last value.
 #[derive(Debug)]
 pub(crate) struct Tuner {
     policies: Live<Policies>,
+    limits: Live<Limits>,
     task: tokio::task::AbortHandle,
 }
 
@@ -174,16 +235,20 @@ impl Tuner {
         config: Config,
         section: Live<Section>,
         code: Option<Live<Policies>>,
+        code_limits: Live<Limits>,
     ) -> Result<Arc<Self>> {
         let mut changes = section.changes();
         let (writer, policies) = Live::channel(section.get().policies(code.as_ref())?);
+        let (bounds, limits) = Live::channel(section.get().limits.over(code_limits.get().clone()));
         let task = async move {
             let _alive = config;
             let started = section.get_arc();
             let mut of_code = code.as_ref().map(Live::changes);
+            let mut of_limits = code_limits.changes();
             loop {
                 tokio::select! {
                     _ = changes.changed() => {}
+                    _ = of_limits.changed() => {}
                     () = async {
                         match &mut of_code {
                             Some(changes) => drop(changes.changed().await),
@@ -197,6 +262,7 @@ impl Tuner {
                     // Cannot be: the view was checked.
                     Err(err) => tracing::warn!(%err, "the policies stay as they are"),
                 }
+                bounds.set(now.limits.over(code_limits.get().clone()));
                 for variable in started.settings.differences(&now.settings) {
                     if !LIVE.contains(&variable) {
                         tracing::warn!(
@@ -208,11 +274,19 @@ impl Tuner {
             }
         };
         let task = tokio::spawn(task).abort_handle();
-        Ok(Arc::new(Self { policies, task }))
+        Ok(Arc::new(Self {
+            policies,
+            limits,
+            task,
+        }))
     }
 
     pub(crate) fn policies(&self) -> &Live<Policies> {
         &self.policies
+    }
+
+    pub(crate) fn limits(&self) -> &Live<Limits> {
+        &self.limits
     }
 }
 

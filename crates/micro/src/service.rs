@@ -542,7 +542,7 @@ fn server_options(
 ) -> Result<ServerOptions> {
     let settings = &opened.settings;
     options.tls.clone_from(&wishes.tls);
-    options.limits = wishes.limits.clone();
+    options.limits = opened.limits(&wishes.limits);
     let limits = |policies| PolicyLimits::of_service(name, policies);
     if let Some((_, limits)) = opened.policies(wishes.policies.as_ref(), limits) {
         // Outermost: what is refused should cost nothing else.

@@ -35,7 +35,8 @@ macro_rules! settings {
 /// `micro.client_timeout`), and this the code; a backend handed in as a value is not outweighed.
 ///
 /// `MICRO_CLIENT_TIMEOUT`, `MICRO_CLIENT_RETRIES` and `MICRO_LOG` may change in the configuration while
-/// the program runs, and so may `micro.policies`, which is no variable; the others are read at start.
+/// the program runs, and so may `micro.policies` and `micro.limits`, which are no variables; the others
+/// are read at start.
 pub const SETTINGS: &[Setting] = settings! {
     "MICRO_CONFIG" "--config" "" "The configuration's sources: URLs, separated by spaces: file:app.toml env:APP etcd://host:2379; one that may be away has optional=true"
     "MICRO_REGISTRY" "--registry" "mdns" "The registry's URL"

@@ -194,6 +194,32 @@ async fn each_service_has_a_table_of_its_own() {
 }
 
 #[tokio::test]
+async fn limits_change_while_calls_are_made() {
+    let fleet = Fleet::new();
+    let source = MemorySource::new();
+    let followed = source.clone();
+    let (node, _) = fleet
+        .start_with("small", "a", |service| service.with_config_source(followed))
+        .await;
+    let probe = fleet.probe("small").await;
+    let long = ping(&"x".repeat(100_000), 0);
+    probe.left(&Context::new(), long.clone()).await.unwrap();
+    source.set("micro.limits.message_in", 50_000).unwrap();
+    let mut refused = None;
+    for _ in 0..500 {
+        match probe.left(&Context::new(), long.clone()).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(err) => {
+                refused = Some(err.kind());
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, Some(ErrorKind::ResourceExhausted));
+    node.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_follows_its_configuration_for_as_long_as_it_lives() {
     let fleet = Fleet::new();
     let (node, _) = fleet.start("slow", "a").await;
