@@ -13,7 +13,7 @@ const BENCHES: &[Area] = &[
     made("rpc"),
     made("discovery"),
     later("broker"),
-    later("store"),
+    made("store"),
     made("config"),
     later("auth"),
     later("sync"),
@@ -22,7 +22,7 @@ const BENCHES: &[Area] = &[
 const FAULTS: &[Area] = &[
     made("discovery"),
     later("broker"),
-    later("store"),
+    made("store"),
     later("sync"),
     later("security"),
 ];
@@ -119,14 +119,14 @@ mod tests {
         assert!(
             unknown
                 .text
-                .contains("areas that exist: rpc, discovery, config\n"),
+                .contains("areas that exist: rpc, discovery, store, config\n"),
             "{}",
             unknown.text
         );
-        let planned = refusal(FAULTS, "store");
+        let planned = refusal(FAULTS, "security");
         assert!(planned.text.contains("not made yet"), "{}", planned.text);
         assert!(
-            planned.text.contains("areas that exist: discovery"),
+            planned.text.contains("areas that exist: discovery, store"),
             "{}",
             planned.text
         );

@@ -113,6 +113,7 @@ impl How {
             path: &self.path,
             idempotent: false,
             options: &self.options,
+            entry: None,
         }
     }
 }

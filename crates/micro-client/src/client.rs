@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use crate::latency;
 use crate::method::Method;
 use crate::options::{CallOptions, ClientOptions};
 use crate::retry::{Attempts, Plan};
+use crate::ticks::Ticks;
 
 /// Makes calls to services by their names. It is cheap to clone; clones share everything.
 ///
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) selector: Arc<dyn Selector>,
     pub(crate) budget: Budget,
+    pub(crate) ticks: Ticks,
     latencies: latency::Table,
     resolver: Resolver,
     /// Read on every call, replaced when a new service is called.
@@ -92,6 +94,7 @@ impl Client {
                 options,
                 selector,
                 budget,
+                ticks: Ticks::default(),
                 latencies: latency::Table::default(),
                 resolver,
                 entries: ArcSwap::default(),
@@ -202,7 +205,7 @@ impl Client {
             None => cx,
         };
         cx.check()?;
-        let entry = inner.entry(target.service, options)?;
+        let entry = inner.entry(&target)?;
         let mut request = Request::new(Arc::clone(target.path), content_type, body)
             .with_metadata(inner.metadata(cx)?);
         if !inner.options.middleware.is_empty() {
@@ -291,17 +294,28 @@ pub(crate) struct Target<'a> {
     pub(crate) path: &'a Arc<str>,
     pub(crate) idempotent: bool,
     pub(crate) options: &'a CallOptions,
+    /// Where the service's entry is kept by who makes the same call again and again.
+    pub(crate) entry: Option<&'a OnceLock<Weak<ServiceEntry>>>,
 }
 
 impl Inner {
-    /// What is known of the service: one atomic load and one look-up.
-    fn entry(&self, service: &Arc<str>, options: &CallOptions) -> Result<Arc<ServiceEntry>> {
-        let key = options.address.as_ref().unwrap_or(service);
-        // A service's name has no colon, an address has one: the two do not mix.
-        if let Some(entry) = self.entries.load().get(key) {
-            return Ok(Arc::clone(entry));
+    /// What is known of the service: one atomic load and one look-up, at most.
+    fn entry(&self, target: &Target<'_>) -> Result<Arc<ServiceEntry>> {
+        if let Some(entry) = target.entry.and_then(OnceLock::get).and_then(Weak::upgrade) {
+            return Ok(entry);
         }
-        self.add(service, options)
+        let key = target.options.address.as_ref().unwrap_or(target.service);
+        // A service's name has no colon, an address has one: the two do not mix.
+        let known = self.entries.load().get(key).cloned();
+        let entry = match known {
+            Some(entry) => entry,
+            None => self.add(target.service, target.options)?,
+        };
+        if let Some(kept) = target.entry {
+            // One that was forgotten since is looked up each time: that is seldom, and no error.
+            let _ = kept.set(Arc::downgrade(&entry));
+        }
+        Ok(entry)
     }
 
     #[cold]

@@ -1,20 +1,22 @@
 //! One attempt of a call: resolve, pick, connect, call.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use micro_core::{Context, Error, ErrorKind, Random, Result};
 use micro_selector_core::{Change, Entry, Nodes, Outcome, Outliers, Pick, PickHint, Readiness};
-use micro_transport_core::{Body, Request, Response};
+use micro_transport_core::{Body, BoxFuture, Request, Response};
+use tokio::time::Sleep;
 
 use crate::client::Inner;
 use crate::entry::{Built, ServiceEntry};
 use crate::options::CallOptions;
 use crate::pool::Taken;
 use crate::stream::Guarded;
+use crate::ticks::{Noted, SOON, Ticks};
 
 /// A failed call counts as one that took this long, or a node that fails at once would look the
 /// best and attract every call.
@@ -67,16 +69,16 @@ impl<'a> Dispatch<'a> {
 
     /// Makes one attempt.
     pub(crate) async fn run(&self, cx: &Context, request: Request) -> Result<Response> {
-        let (pick, taken) = self.take(cx).await?;
+        let (pick, taken, start) = self.take(cx).await?;
         if self.hedged {
             self.note_tried(pick.index());
         }
-        let start = cx.now();
         let mut running = Running {
             pick: Some(pick),
             hedged: self.hedged.then_some((cx, start)),
         };
-        let outcome = within(cx, taken.connection().call(cx, request)).await;
+        let call = taken.connection().call(cx, request);
+        let outcome = answered(cx, start, &self.client.ticks, call).await;
         let Some(pick) = running.pick.take() else {
             return outcome;
         };
@@ -102,14 +104,28 @@ impl<'a> Dispatch<'a> {
         }
     }
 
-    /// A node and a connection to it, waiting for discovery and for connecting where need be.
-    async fn take(&self, cx: &Context) -> Result<(Pick, Taken)> {
+    /// A node, a connection to it, and the time.
+    async fn take(&self, cx: &Context) -> Result<(Pick, Taken, Instant)> {
+        match self.pick(cx)? {
+            Picked::Ready(pick, taken, now) => Ok((pick, taken, now)),
+            // Boxed: calls that need not wait must not carry its state.
+            other => Box::pin(self.wait(cx, other)).await,
+        }
+    }
+
+    /// The same, waiting for discovery and for connecting where need be.
+    async fn wait(&self, cx: &Context, picked: Picked) -> Result<(Pick, Taken, Instant)> {
+        let mut picked = Some(picked);
         let mut unreachable: Option<Error> = None;
         // A node that cannot be connected to has run nothing: others are tried, whatever the
         // retry policy says.
         for _ in 0..4 {
-            let (pick, pool) = match self.pick(cx)? {
-                Picked::Ready(pick, taken) => return Ok((pick, taken)),
+            let now = match picked.take() {
+                Some(picked) => picked,
+                None => self.pick(cx)?,
+            };
+            let (pick, pool) = match now {
+                Picked::Ready(pick, taken, now) => return Ok((pick, taken, now)),
                 Picked::Unconnected(pick, pool) => (pick, pool),
                 Picked::Nobody => {
                     let discovery = self
@@ -137,7 +153,7 @@ impl<'a> Dispatch<'a> {
                 }
             };
             match within(cx, pool.get()).await {
-                Ok(taken) => return Ok((pick, taken)),
+                Ok(taken) => return Ok((pick, taken, cx.now())),
                 Err(err) => {
                     let over = matches!(
                         err.kind(),
@@ -185,7 +201,8 @@ impl<'a> Dispatch<'a> {
         } else {
             None
         };
-        let hint = PickHint::new(cx.now())
+        let now = cx.now();
+        let hint = PickHint::new(now)
             .with_random(random)
             .with_key(self.options.key)
             .with_tried(&tried.1)
@@ -202,7 +219,7 @@ impl<'a> Dispatch<'a> {
         };
         let pool = self.entry.pool(self.client, &built, pick.index());
         if let Some(taken) = pool.ready() {
-            return Ok(Picked::Ready(pick, taken));
+            return Ok(Picked::Ready(pick, taken, now));
         }
         if !tried.1.is_empty()
             && tried.1.contains(&pick.index())
@@ -346,7 +363,7 @@ impl Drop for Running<'_> {
 }
 
 enum Picked {
-    Ready(Pick, Taken),
+    Ready(Pick, Taken, Instant),
     Unconnected(Pick, Arc<crate::pool::Pool>),
     Nobody,
     AllTried,
@@ -379,6 +396,50 @@ pub(crate) fn of_deadline(cx: &Context, err: Error) -> Error {
     err
 }
 
+/// Waits for the answer to a call that began at `now`, until the context's end.
+async fn answered(
+    cx: &Context,
+    now: Instant,
+    ticks: &Ticks,
+    mut call: BoxFuture<'_, Result<Response>>,
+) -> Result<Response> {
+    let mut cancelled = pin!(cx.cancelled());
+    let mut noted: Option<Noted<'_>> = None;
+    // Boxed: only calls that take long carry one.
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|task| {
+        if let Poll::Ready(outcome) = call.as_mut().poll(task) {
+            return Poll::Ready(outcome);
+        }
+        if cancelled.as_mut().poll(task).is_ready() {
+            return Poll::Ready(Err(given_up()));
+        }
+        let Some(deadline) = cx.deadline() else {
+            return Poll::Pending;
+        };
+        if timer.is_none() {
+            let over = match &mut noted {
+                Some(noted) => noted.is_over(task.waker()),
+                None if deadline < now + SOON => true,
+                None => {
+                    noted = ticks.note(task.waker());
+                    noted.is_none()
+                }
+            };
+            if !over {
+                return Poll::Pending;
+            }
+            let left = deadline.saturating_duration_since(cx.now());
+            timer = Some(Box::pin(tokio::time::sleep(left)));
+        }
+        match &mut timer {
+            Some(timer) => timer.as_mut().poll(task).map(|()| Err(out_of_time())),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
 /// Runs a future until the context's end.
 ///
 /// Both timer and cancellation are only set up once the future has to wait.
@@ -403,12 +464,17 @@ pub(crate) async fn ended(cx: &Context) -> Error {
             tokio::select! {
                 biased;
                 () = cancelled => {}
-                () = tokio::time::sleep(left) => {
-                    return Error::deadline_exceeded("the time for the call ran out")
-                        .with_operation("client.call");
-                }
+                () = tokio::time::sleep(left) => return out_of_time(),
             }
         }
     }
+    given_up()
+}
+
+fn given_up() -> Error {
     Error::cancelled("the call was cancelled").with_operation("client.call")
+}
+
+fn out_of_time() -> Error {
+    Error::deadline_exceeded("the time for the call ran out").with_operation("client.call")
 }

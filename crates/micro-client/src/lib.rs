@@ -24,6 +24,7 @@ mod options;
 mod pool;
 mod retry;
 mod stream;
+mod ticks;
 
 pub use self::call::{Call, RawCall};
 pub use self::client::Client;

@@ -2,17 +2,18 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::{StreamExt as _, TryFutureExt as _};
 use micro_codec_core::{Codec, Shape};
 use micro_core::{Context, Error, Result, Streaming};
-use micro_transport_core::{Body, BoxFuture, Response};
+use micro_transport_core::{Body, BoxFuture, Messages, Response};
 use tokio::sync::oneshot;
 
 use crate::client::{Client, Target};
+use crate::entry::ServiceEntry;
 
 /// One method of one service, with its path worked out: what generated clients are made of.
 ///
@@ -25,6 +26,8 @@ struct Inner {
     service: Arc<str>,
     path: Arc<str>,
     idempotent: bool,
+    /// What the client knows of the service, found once.
+    entry: OnceLock<Weak<ServiceEntry>>,
 }
 
 impl Method {
@@ -34,6 +37,7 @@ impl Method {
             service,
             path,
             idempotent,
+            entry: OnceLock::new(),
         }))
     }
 
@@ -59,7 +63,8 @@ impl Method {
         let codec = self.codec(request, reply)?;
         let body = Body::Message(encode(request, &**codec, &message)?);
         let response = self.exchange(cx, &**codec, body).await?;
-        self.one(reply, codec, response).await
+        let codec = self.reply_codec(codec, &response)?;
+        decode(reply, &**codec, one_message(response.body).await?)
     }
 
     /// One request, many replies.
@@ -95,7 +100,8 @@ impl Method {
         let codec = self.codec(request, reply)?;
         let body = encode_all(request, codec, messages);
         let response = self.exchange(cx, &**codec, body).await?;
-        self.one(reply, codec, response).await
+        let codec = self.reply_codec(codec, &response)?;
+        decode(reply, &**codec, one_message(response.body).await?)
     }
 
     /// Many requests, many replies.
@@ -128,26 +134,23 @@ impl Method {
         client.codec(client.options(), request, reply)
     }
 
-    async fn exchange(&self, cx: &Context, codec: &dyn Codec, body: Body) -> Result<Response> {
+    // Not `async`, which would only carry the other future within its own.
+    fn exchange(
+        &self,
+        cx: &Context,
+        codec: &dyn Codec,
+        body: Body,
+    ) -> impl Future<Output = Result<Response>> + Send {
         let inner = &*self.0;
         let target = Target {
             service: &inner.service,
             path: &inner.path,
             idempotent: inner.idempotent,
             options: inner.client.options(),
+            entry: Some(&inner.entry),
         };
         let content_type = Cow::Borrowed(codec.content_type());
-        inner.client.exchange(cx, target, content_type, body).await
-    }
-
-    async fn one<R>(
-        &self,
-        shape: Shape<R>,
-        codec: &Arc<dyn Codec>,
-        response: Response,
-    ) -> Result<R> {
-        let codec = self.reply_codec(codec, &response)?;
-        decode(shape, &**codec, one_message(response.body).await?)
+        inner.client.exchange(cx, target, content_type, body)
     }
 
     fn many<R: Send + 'static>(
@@ -225,11 +228,9 @@ impl fmt::Debug for Method {
 }
 
 pub(crate) fn encode<T>(shape: Shape<T>, codec: &dyn Codec, message: &T) -> Result<Bytes> {
-    let mut out = BytesMut::with_capacity(128);
     shape
-        .encode(message, codec, &mut out)
-        .map_err(|err| err.with_operation("client.encode"))?;
-    Ok(out.freeze())
+        .to_bytes(message, codec)
+        .map_err(|err| err.with_operation("client.encode"))
 }
 
 pub(crate) fn decode<T>(shape: Shape<T>, codec: &dyn Codec, message: Bytes) -> Result<T> {
@@ -274,15 +275,17 @@ pub(crate) fn decode_all<T: Send + 'static>(
 
 /// Exactly one message; a transport may hand it over as a stream.
 pub(crate) async fn one_message(body: Body) -> Result<Bytes> {
-    let mut messages = match body {
-        Body::Message(message) => return Ok(message),
-        Body::Stream(messages) => messages,
-        _ => {
-            return Err(Error::internal(
-                "the transport answered in a form that the client does not know",
-            ));
-        }
-    };
+    match body {
+        Body::Message(message) => Ok(message),
+        // Boxed: nearly all come as above, and need not carry its state.
+        Body::Stream(messages) => Box::pin(only(messages)).await,
+        _ => Err(Error::internal(
+            "the transport answered in a form that the client does not know",
+        )),
+    }
+}
+
+async fn only(mut messages: Messages) -> Result<Bytes> {
     let Some(message) = messages.next().await.transpose()? else {
         return Err(Error::internal("the server answered without a message"));
     };

@@ -93,7 +93,9 @@ enum Next<'a> {
 
 #[async_trait]
 impl Endpoint for Attempts<'_> {
-    async fn call(&self, cx: &Context, request: Request) -> Result<Response> {
+    async fn call(&self, cx: &Context, mut request: Request) -> Result<Response> {
+        // For middleware, and that is behind us: not to be copied with each attempt.
+        request.service = None;
         if cx.attempt() == 0 {
             // Only first attempts count: a storm of repetitions must not pay for more of them.
             self.dispatch.client.budget.deposit(self.plan.budget);
@@ -103,21 +105,28 @@ impl Endpoint for Attempts<'_> {
         } else {
             None
         };
-        let Some(again) = again else {
-            return self.dispatch.run(cx, request).await;
-        };
-        let mut outcome = match self.plan.hedge {
-            // Boxed: calls that are not hedged must not carry its state.
-            Some(delay) => match again.try_clone() {
-                Some(spare) => Box::pin(self.hedged(cx, request, spare, delay)).await,
-                None => self.dispatch.run(cx, request).await,
-            },
+        let spare = self
+            .plan
+            .hedge
+            .and_then(|delay| Some((delay, again.as_ref()?.try_clone()?)));
+        // What is seldom is boxed: calls that succeed at once must not carry its state.
+        let outcome = match spare {
+            Some((delay, spare)) => Box::pin(self.hedged(cx, request, spare, delay)).await,
             None => self.dispatch.run(cx, request).await,
         };
-        for attempt in 1.. {
-            let Err(err) = outcome else {
-                return outcome;
-            };
+        match (outcome, again) {
+            (Err(err), Some(again)) => Box::pin(self.again(cx, err, again)).await,
+            (outcome, _) => outcome,
+        }
+    }
+}
+
+impl<'a> Attempts<'a> {
+    /// More attempts at a call that has failed.
+    async fn again(&self, cx: &Context, mut err: Error, again: Request) -> Result<Response> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let (grant, pause) = match self.next(cx, &err, attempt) {
                 Next::Over => return Err(err),
                 Next::GivenUp => return Err(err.with_retried()),
@@ -134,7 +143,7 @@ impl Endpoint for Attempts<'_> {
                 return Err(err);
             };
             tracing::debug!(path = &*request.path, attempt, error = %err, "calling again");
-            outcome = match grant {
+            let outcome = match grant {
                 // A call that never ran is not a repetition for those further down.
                 None => self.dispatch.run(cx, request).await,
                 Some(grant) => {
@@ -143,12 +152,13 @@ impl Endpoint for Attempts<'_> {
                     self.dispatch.run(&cx, request).await
                 }
             };
+            match outcome {
+                Ok(response) => return Ok(response),
+                Err(failed) => err = failed,
+            }
         }
-        outcome
     }
-}
 
-impl<'a> Attempts<'a> {
     fn next(&self, cx: &Context, err: &Error, attempt: u32) -> Next<'a> {
         let left = cx.remaining();
         if cx.is_cancelled() || left == Some(Duration::ZERO) {

@@ -15,6 +15,7 @@ mod codec;
 mod codecs;
 mod detail;
 mod message;
+mod room;
 mod schema;
 mod shape;
 

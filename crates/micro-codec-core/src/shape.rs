@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::message::Slot;
+use crate::room;
 use crate::{Codec, Decode, Encode, Error, ProtoMessage, RawBytes, Result, Schema};
 
 /// How the message type `T` meets any codec: which views it has.
@@ -48,6 +49,16 @@ impl<T> Shape<T> {
     /// As [`Codec::encode`].
     pub fn encode(&self, message: &T, codec: &dyn Codec, out: &mut BytesMut) -> Result<()> {
         (self.encode)(message, codec, out)
+    }
+
+    /// The message in bytes of its own. Small ones that are written one after the other lie in one
+    /// piece of memory, so that not each costs an allocation; it is freed with the last of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Codec::encode`].
+    pub fn to_bytes(&self, message: &T, codec: &dyn Codec) -> Result<Bytes> {
+        room::written(|out| self.encode(message, codec, out))
     }
 
     /// Reads a message from exactly these bytes.

@@ -239,7 +239,10 @@ impl ConfigBuilder {
         };
         match runtime.within(self.start_timeout, asking).await {
             Some(outcome) => outcome,
-            None => Err(last.unwrap_or_else(|| keeper::too_slow(self.start_timeout))),
+            None => Err(match last {
+                Some(err) => err.with_context("waited", format_args!("{:?}", self.start_timeout)),
+                None => keeper::too_slow(self.start_timeout),
+            }),
         }
     }
 

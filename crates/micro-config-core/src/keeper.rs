@@ -158,7 +158,13 @@ impl Slot {
             (true, _) => SourceState::Away,
             (false, _) => SourceState::Refused,
         };
-        let reason = scrub(describe(err), secrets);
+        // A refusal has its source, key and place besides.
+        let is_said = |name: &str, value: &str| match name {
+            "key" | "place" => true,
+            "file" => self.name().ends_with(value),
+            _ => false,
+        };
+        let reason = scrub(describe(err, is_said), secrets);
         self.refuse(
             state,
             err.kind(),
@@ -180,6 +186,7 @@ impl Slot {
         if let Some(known) = &mut self.refusal
             && known.reason == reason
             && known.path == path
+            && known.place == place
         {
             known.count += 1;
             return;
@@ -201,12 +208,16 @@ impl Slot {
                 "an optional source is absent"
             );
         } else {
+            let instead = match self.good {
+                Some(_) => "the last good one stays in force",
+                None => "what other sources say is in force",
+            };
             tracing::warn!(
                 source = self.origin.name,
                 key = refusal.path,
                 place = refusal.place,
                 reason = refusal.reason,
-                "the configuration was not taken over; the last good one stays in force"
+                "the configuration was not taken over; {instead}"
             );
         }
         self.refusal = Some(refusal);
@@ -386,8 +397,9 @@ impl Keeper {
     /// A source cannot be watched: what it said last stays in force, and it is asked again.
     fn lost(&mut self, index: usize, err: &Error) {
         let wall = self.env.clock().wall();
+        let secrets = self.secrets();
         let slot = &mut self.slots[index];
-        slot.fail(err, &[], wall);
+        slot.fail(err, &secrets, wall);
         if !is_absence(err.kind()) {
             slot.state = SourceState::Away;
         }

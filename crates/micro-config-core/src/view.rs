@@ -164,7 +164,7 @@ pub(crate) fn read_checked<T: DeserializeOwned>(
             check(&value).map_err(|err| Rejection {
                 path: whole(),
                 // The kind and the facts of a check's error are its own business; what it says counts.
-                reason: describe(&err),
+                reason: describe(&err, |_, _| false),
                 missing: false,
             })?;
         }
@@ -180,16 +180,15 @@ pub(crate) fn read_checked<T: DeserializeOwned>(
     })
 }
 
-/// The message of an error with its facts.
-pub(crate) fn describe(err: &micro_core::Error) -> String {
-    use std::fmt::Write as _;
-    let mut text = err.message().to_owned();
-    for (i, (key, value)) in err.context().enumerate() {
-        let before = if i == 0 { " (" } else { ", " };
-        let _ = write!(text, "{before}{key}: {value}");
+/// The message of an error with its facts, but for those that are said elsewhere.
+pub(crate) fn describe(err: &micro_core::Error, is_said: impl Fn(&str, &str) -> bool) -> String {
+    let facts: Vec<String> = err
+        .context()
+        .filter(|(key, value)| !is_said(key, value))
+        .map(|(key, value)| format!("{key}: {value}"))
+        .collect();
+    match facts.is_empty() {
+        true => err.message().to_owned(),
+        false => format!("{} ({})", err.message(), facts.join(", ")),
     }
-    if err.context().next().is_some() {
-        text.push(')');
-    }
-    text
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use micro_config_core::{
-    Config, Error, ErrorKind, Layer, Live, Rank, Result, Runtime, Secret, Source, SourceState,
-    Unseal, Value, ViewOptions,
+    Config, Error, ErrorKind, Layer, LayerStream, Live, Rank, Result, Runtime, Secret, Source,
+    SourceState, Unseal, Value, ViewOptions, async_trait,
 };
 use micro_config_memory::MemorySource;
 use serde::Deserialize;
@@ -304,6 +304,61 @@ async fn a_required_source_that_stays_away_is_an_error() {
     let err = outcome.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Unavailable);
     assert!(err.to_string().contains("source: memory x"), "{err}");
+}
+
+/// Never answers.
+#[derive(Debug)]
+struct Hanging;
+
+#[async_trait]
+impl Source for Hanging {
+    fn backend(&self) -> &'static str {
+        "hanging"
+    }
+
+    fn describe(&self) -> String {
+        "hanging".to_owned()
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::Remote
+    }
+
+    async fn load(&self) -> Result<Layer> {
+        std::future::pending().await
+    }
+
+    async fn watch(&self) -> Result<LayerStream> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_holds_up_nobody_for_long() {
+    let begin = tokio::time::Instant::now();
+    let err = Config::builder()
+        .source(Hanging)
+        .start(runtime())
+        .await
+        .unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::DeadlineExceeded);
+    for part in ["source: hanging", "waited: 10s"] {
+        assert!(err.to_string().contains(part), "{err}");
+    }
+    assert!(begin.elapsed() <= Duration::from_secs(11));
+
+    let begin = tokio::time::Instant::now();
+    let memory = MemorySource::new();
+    let builder = Config::builder().source(memory.clone()).optional(Hanging);
+    let config = builder.start(runtime()).await.unwrap();
+    assert!(begin.elapsed() <= Duration::from_secs(6));
+    assert_eq!(config.refusals()[0].source, "hanging");
+    memory.set("a", 1).unwrap();
+    let a = config.live::<Option<u8>>("a").unwrap();
+    becomes(&a, "1", |a| *a == Some(1)).await;
+    let begin = tokio::time::Instant::now();
+    config.close().await;
+    assert!(begin.elapsed() <= Duration::from_secs(1));
 }
 
 #[tokio::test]

@@ -568,6 +568,9 @@ async fn bad_file(path: PathBuf, bytes: Vec<u8>, wanted: Vec<&'static str>) {
         assert!(refusal.contains(part), "{shown}: no '{part}' in: {refusal}");
     }
     assert!(refusal.len() < 1_000, "{shown}: {}", refusal.len());
+    // Nothing is said twice.
+    assert_eq!(refusal.matches(name).count(), 1, "{shown}: {refusal}");
+    assert!(!refusal.contains("place:"), "{shown}: {refusal}");
     assert!(
         Arc::ptr_eq(&before, &live.get_arc()),
         "{shown} was taken over"

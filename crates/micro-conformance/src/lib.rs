@@ -3,6 +3,8 @@
 pub mod harness;
 pub mod mutation;
 
+#[cfg(feature = "broker")]
+pub mod broker;
 #[cfg(feature = "codec")]
 pub mod codec;
 #[cfg(feature = "config")]
@@ -13,5 +15,7 @@ pub mod registry;
 pub mod selector;
 #[cfg(feature = "store")]
 pub mod store;
+#[cfg(feature = "sync")]
+pub mod sync;
 #[cfg(feature = "transport")]
 pub mod transport;

@@ -72,6 +72,7 @@
 //! - `a_dropped_call_leaves_the_store_usable`
 //! - `a_dropped_batch_is_whole_or_nothing`
 //! - `a_dropped_change_takes_no_effect_behind_a_later_one`
+//! - `a_dropped_change_has_happened_or_not_when_the_next_returns`
 //! - `reopening_finds_everything`, if durable beyond `Memory`
 //! - `a_second_handle_is_locked_out`, if `exclusive`
 //! - `handles_of_one_place_see_each_other`, unless `exclusive`

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll, Waker};
 
+use crate::context::Served;
+
 /// Cancels a [`Context`](crate::Context) and all that were made from it.
 ///
 /// Dropping it cancels nothing.
@@ -30,6 +32,8 @@ pub(crate) struct Scope {
     cancelled: AtomicBool,
     waiting: Mutex<Waiting>,
     parent: Option<Arc<Self>>,
+    /// The call being served, which is one scope: they live in one piece of memory.
+    pub(crate) served: Option<Served>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +46,14 @@ impl Scope {
     pub(crate) fn new(parent: Option<Arc<Self>>) -> Self {
         Self {
             parent,
+            ..Self::default()
+        }
+    }
+
+    /// The scope of a call being served.
+    pub(crate) fn of(served: Served) -> Self {
+        Self {
+            served: Some(served),
             ..Self::default()
         }
     }

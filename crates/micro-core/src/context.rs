@@ -36,14 +36,15 @@ struct Inner {
     identity: Option<Arc<Identity>>,
     trace: Option<TraceContext>,
     outgoing: Metadata,
-    served: Option<Arc<Served>>,
+    /// The scope of the call being served.
+    served: Option<Arc<Scope>>,
     attempt: u32,
     received: Option<Arc<OnceLock<Metadata>>>,
 }
 
 /// What belongs to the call being served, and is shared by every context made from its own.
 #[derive(Debug)]
-struct Served {
+pub(crate) struct Served {
     metadata: Metadata,
     reply: Mutex<Metadata>,
 }
@@ -73,17 +74,21 @@ impl Context {
     /// `metadata` become [`metadata`](Self::metadata); the canceller is for when the caller is gone.
     #[must_use]
     pub fn serve(clock: Option<Arc<dyn Clock>>, metadata: Metadata) -> (Self, Canceller) {
-        let scope = Arc::new(Scope::default());
+        let scope = Arc::new(Scope::of(Served {
+            metadata,
+            reply: Mutex::default(),
+        }));
         let cx = Self(Arc::new(Inner {
             clock,
             scope: Some(Arc::clone(&scope)),
-            served: Some(Arc::new(Served {
-                metadata,
-                reply: Mutex::default(),
-            })),
+            served: Some(Arc::clone(&scope)),
             ..Inner::default()
         }));
         (cx, Canceller(scope))
+    }
+
+    fn served(&self) -> Option<&Served> {
+        self.0.served.as_ref()?.served.as_ref()
     }
 
     fn change(&mut self) -> &mut Inner {
@@ -205,10 +210,7 @@ impl Context {
     /// The metadata that came in with the call being served; empty where none is.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
-        self.0
-            .served
-            .as_ref()
-            .map_or(&NOTHING, |served| &served.metadata)
+        self.served().map_or(&NOTHING, |served| &served.metadata)
     }
 
     /// The metadata that go out with the calls made from here.
@@ -220,7 +222,7 @@ impl Context {
     /// The reply's metadata, to be set by a handler.
     #[must_use]
     pub fn reply(&self) -> Reply<'_> {
-        Reply(self.0.served.as_deref())
+        Reply(self.served())
     }
 
     /// Who the caller is, if that was verified.
@@ -229,10 +231,14 @@ impl Context {
         self.0.identity.as_deref()
     }
 
-    /// The trace that the call belongs to.
+    /// The trace that the call belongs to: the one that was set, else the one that came in with the
+    /// call being served. One that cannot be read is none, as W3C Trace Context asks (§3.2.2).
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
-        self.0.trace
+        // Read when asked for: most calls are answered without.
+        self.0
+            .trace
+            .or_else(|| self.metadata().get(TraceContext::HEADER)?.parse().ok())
     }
 
     /// How many attempts came before this one.
@@ -266,7 +272,11 @@ impl Context {
         if self.is_cancelled() {
             return Err(Error::cancelled("the caller gave up"));
         }
-        if self.remaining() == Some(Duration::ZERO) {
+        if self
+            .0
+            .deadline
+            .is_some_and(|deadline| deadline <= self.now())
+        {
             return Err(Error::deadline_exceeded("the time for the call ran out"));
         }
         Ok(())
@@ -285,7 +295,7 @@ impl fmt::Debug for Context {
             .field("remaining", &self.remaining())
             .field("cancelled", &self.is_cancelled())
             .field("identity", &self.identity().map(|identity| &identity.id))
-            .field("trace", &self.0.trace)
+            .field("trace", &self.trace())
             .field("metadata", self.metadata())
             .field("outgoing", &self.0.outgoing)
             .field("attempt", &self.0.attempt)
@@ -344,7 +354,7 @@ impl Reply<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::{ErrorKind, SeededRandom};
 
     #[test]
     fn a_later_deadline_never_extends_an_earlier_one() {
@@ -372,6 +382,19 @@ mod tests {
         assert_eq!(derived.outgoing().len(), 1);
         canceller.cancel();
         assert_eq!(derived.check().unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn the_trace_is_the_one_that_came_in_unless_another_is_set() {
+        let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (came, expected) in [(text, true), ("00-none", false)] {
+            let mut metadata = Metadata::new();
+            metadata.insert(TraceContext::HEADER, came).unwrap();
+            let (cx, _canceller) = Context::serve(None, metadata);
+            assert_eq!(cx.trace().is_some(), expected);
+            let other = TraceContext::root(&SeededRandom::new(1));
+            assert_eq!(cx.with_trace(other).trace(), Some(other));
+        }
     }
 
     #[test]

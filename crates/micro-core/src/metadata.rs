@@ -203,6 +203,18 @@ impl Metadata {
         Ok(())
     }
 
+    /// Whether both share their pairs, as clones do until one of them changes: quicker to tell than
+    /// equality, and no more than a hint, since equal sets need not share.
+    #[must_use]
+    pub fn shares(&self, other: &Self) -> bool {
+        let same = |one: &Option<Arc<Vec<_>>>, other: &Option<Arc<Vec<_>>>| match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        same(&self.entries, &other.entries) && same(&self.more, &other.more)
+    }
+
     /// Every pair: name in lower case, value as bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
         self.pairs().map(|(name, value)| {
@@ -342,6 +354,23 @@ fn check_size(size: usize, name: &[u8], value: &[u8]) -> Result<usize> {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    #[test]
+    fn clones_share_their_pairs_until_one_changes() {
+        let mut one = Metadata::new();
+        assert!(one.shares(&Metadata::new()));
+        one.insert("a", "1").unwrap();
+        let mut other = one.clone();
+        assert!(one.shares(&other) && !one.shares(&Metadata::new()));
+        other.insert("a", "1").unwrap();
+        assert!(one == other && !one.shares(&other));
+        let mut before = Metadata::new();
+        before.insert("b", "2").unwrap();
+        let (mut longer, mut again) = (before.clone(), before);
+        longer.extend(&one).unwrap();
+        again.extend(&one).unwrap();
+        assert!(longer.shares(&again) && !longer.shares(&one));
+    }
 
     #[test]
     fn names_ignore_case_and_order() {

@@ -3,17 +3,18 @@
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 
 use micro_core::{Error, Result};
 
 /// Runs a future; if it panics, the result is `Internal`.
-pub(crate) async fn barrier<T, F>(path: &str, future: F) -> Result<T>
+///
+/// It comes pinned, so that a call's state is not held twice: where it was made and here.
+pub(crate) async fn barrier<T, F>(path: &str, mut future: Pin<&mut F>) -> Result<T>
 where
-    F: Future<Output = Result<T>> + Send,
+    F: Future<Output = Result<T>> + Send + ?Sized,
 {
-    let mut future = pin!(future);
     // Unwind safety: the future is never polled again after a panic, and what it shares with
     // others is theirs to protect, as it is where each call has a thread.
     poll_fn(|cx| {

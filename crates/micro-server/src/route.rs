@@ -1,6 +1,7 @@
 //! One method, ready to be called: from bytes to the handler and back.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use micro_codec_core::{Codecs, Shape};
@@ -54,7 +55,10 @@ impl<H: Handle> Bound<H> {
     async fn run(&self, cx: &Context, request: Request) -> Result<Response> {
         let common = &self.common;
         let mut tally = Tally::begin(&*common.counters);
-        let result = barrier(&common.path, self.handle.handle(common, cx, request)).await;
+        let result = {
+            let handle = pin!(self.handle.handle(common, cx, request));
+            barrier(&common.path, handle).await
+        };
         match result {
             Ok(mut response) => {
                 response.body = match response.body {
@@ -81,8 +85,18 @@ impl<H: Handle> Bound<H> {
 
 #[async_trait]
 impl<H: Handle> Endpoint for Bound<H> {
-    async fn call(&self, cx: &Context, request: Request) -> Result<Response> {
-        self.run(cx, request).await
+    // Written out: the future is boxed as it is, and not within another one.
+    fn call<'a, 'b, 'c>(
+        &'a self,
+        cx: &'b Context,
+        request: Request,
+    ) -> BoxFuture<'c, Result<Response>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        Box::pin(self.run(cx, request))
     }
 }
 

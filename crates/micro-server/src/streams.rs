@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_core::Stream;
 use micro_codec_core::{Codec, Shape};
 use micro_core::{Context, Error, ErrorKind, Result, Streaming};
@@ -13,14 +13,12 @@ use micro_transport_core::{Body, Messages, TrailersSender};
 use crate::barrier;
 use crate::stats::{Counters, Tally};
 
-/// What most replies fit into, so that the buffer is allocated once.
-const BUFFER: usize = 128;
-
 /// Reads the one message of a call that has one.
 pub(crate) async fn read_one<Q>(body: Body, codec: &dyn Codec, shape: Shape<Q>) -> Result<Q> {
     let bytes = match body {
         Body::Message(bytes) => bytes,
-        Body::Stream(messages) => only(messages).await?,
+        // Boxed: nearly all come as above, and need not carry its state.
+        Body::Stream(messages) => Box::pin(only(messages)).await?,
         _ => return Err(unknown_body()),
     };
     shape.decode(codec, bytes)
@@ -111,9 +109,8 @@ impl<Q> Stream for Decoding<Q> {
 
 /// Writes one message.
 pub(crate) fn write_one<R>(message: &R, codec: &dyn Codec, shape: Shape<R>) -> Result<Bytes> {
-    let mut out = BytesMut::with_capacity(BUFFER);
-    match shape.encode(message, codec, &mut out) {
-        Ok(()) => Ok(out.freeze()),
+    match shape.to_bytes(message, codec) {
+        Ok(bytes) => Ok(bytes),
         // The caller's argument was fine: it is our reply that cannot be written.
         Err(err) if err.kind() == ErrorKind::InvalidArgument => {
             let message = format!("the reply cannot be encoded: {}", err.message());

@@ -24,6 +24,7 @@
 //! `#[deny(clippy::missing_trait_methods)]` on the impl.
 
 mod check;
+mod copy;
 mod options;
 mod record;
 mod scope;
@@ -35,6 +36,7 @@ pub use self::check::{
     MAX_TTL, MAX_VALUE, check_batch, check_condition, check_delete, check_durability, check_fence,
     check_key, check_list, check_record, check_scopes, check_watch, expires_at, no_record,
 };
+pub use self::copy::{Checkpoint, Copied, CopyOptions, Existing, copy};
 pub use self::options::{
     BatchOptions, Condition, DeleteOptions, ListOptions, ReadOptions, ScopesOptions, WatchOptions,
     WriteOptions,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_core::Stream;
 
@@ -30,6 +31,10 @@ pub struct Capabilities {
     pub shared: bool,
     /// Whether a second who opens it gets `Locked` while the first holds it.
     pub exclusive: bool,
+    /// How long a read may take no notice of a change that was made elsewhere, by another handle or
+    /// process: zero, unless something is remembered in between. A handle's own changes are seen at
+    /// once, and conditions and fences hold, whatever this says.
+    pub staleness: Duration,
 }
 
 impl Capabilities {
@@ -42,6 +47,7 @@ impl Capabilities {
             watch: false,
             shared: false,
             exclusive: false,
+            staleness: Duration::ZERO,
         }
     }
 
@@ -72,6 +78,13 @@ impl Capabilities {
         self.exclusive = exclusive;
         self
     }
+
+    /// Sets [`staleness`](Self::staleness).
+    #[must_use]
+    pub const fn with_staleness(mut self, staleness: Duration) -> Self {
+        self.staleness = staleness;
+        self
+    }
 }
 
 /// Records by key.
@@ -80,7 +93,8 @@ impl Capabilities {
 /// change either took effect or did not, never half, and it takes no effect behind a later change
 /// that was begun on the same handle. Put `#[async_trait]` on the impl.
 ///
-/// Each key is linearizable: once a change has returned, every later read sees it or a newer one.
+/// Each key is linearizable: once a change has returned, every later read sees it or a newer one; of
+/// changes made elsewhere, after [`Capabilities::staleness`].
 ///
 /// A fence is kept by the scope's database and its name: a change that happens leaves its token there,
 /// in the same step, if it is the highest; one that does not happen leaves nothing. A fence is checked

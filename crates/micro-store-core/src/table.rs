@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    BatchOptions, Capabilities, ChangeStream, DeleteOptions, Deleted, Error, ErrorKind,
+    BatchOptions, Capabilities, ChangeStream, Condition, DeleteOptions, Deleted, Error, ErrorKind,
     ListOptions, Operation, Page, ReadOptions, Record, Result, Scope, Store, WatchOptions,
     WriteOptions, Written,
 };
@@ -131,14 +131,51 @@ impl Table {
         opts: WriteOptions,
     ) -> impl Future<Output = Result<Written>> + Send + use<'_, T> {
         // Before the first await: `value` need not be `Sync`.
-        let record = serde_json::to_vec(value)
-            .map(|json| Record::new(key, json))
-            .map_err(|err| {
-                Error::invalid_argument("the value has no JSON")
-                    .with_context("key", key.escape_debug())
-                    .with_source(err)
-            });
+        let record = json_of(key, value).map(|json| Record::new(key, json));
         async move { self.write(record?, opts).await }
+    }
+
+    /// Changes the value, read and written as JSON: `change` makes of what is there what is to be
+    /// there. Metadata and expiry stay.
+    ///
+    /// Nothing that others write is lost: if somebody was faster, `change` is called again with the
+    /// new value. That ends with success, with an error, or when the future is dropped.
+    ///
+    /// ```
+    /// # use micro_store_core::{Result, Table};
+    /// async fn visit(visits: &Table) -> Result<u64> {
+    ///     visits.update("home", |count| count.unwrap_or(0) + 1).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` if the value is not the JSON of a `T`, `InvalidArgument` if the new one has no JSON,
+    /// and those of [`Store::write`] but for the conflicts.
+    pub async fn update<T, F>(&self, key: &str, mut change: F) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned + Send,
+        F: FnMut(Option<T>) -> T + Send,
+    {
+        loop {
+            let there = self.find(key).await?;
+            let (mut next, condition, old) = match there {
+                Some(record) => {
+                    let old = record.json()?;
+                    let version = Condition::Version(record.version);
+                    (record, version, Some(old))
+                }
+                None => (Record::new(key, ""), Condition::Absent, None),
+            };
+            let value = change(old);
+            next.value = json_of(key, &value)?.into();
+            let opts = WriteOptions::default().with_condition(condition);
+            match self.write(next, opts).await {
+                Ok(_) => return Ok(value),
+                Err(err) if err.is_conflict() => {}
+                Err(err) => return Err(err),
+            }
+        }
     }
 
     /// [`Store::delete`] with default options; whether there was a record.
@@ -200,6 +237,14 @@ impl Table {
     pub async fn watch(&self, opts: WatchOptions) -> Result<ChangeStream> {
         self.store.watch(&self.scope, opts).await
     }
+}
+
+fn json_of<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|err| {
+        Error::invalid_argument("the value has no JSON")
+            .with_context("key", key.escape_debug())
+            .with_source(err)
+    })
 }
 
 impl fmt::Debug for Table {

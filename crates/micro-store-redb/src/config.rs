@@ -1,8 +1,9 @@
 //! What can be chosen about a store in a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use micro_core::url::{Options, file_path};
+use micro_embedded::EngineConfig;
 use micro_store_core::{Error, Result, Url};
 
 /// The settings of a [`RedbStore`](crate::RedbStore).
@@ -53,14 +54,15 @@ impl RedbConfig {
         self.two_phase = two_phase;
         self
     }
+}
 
-    /// Reads a URL: `redb:./data?cache_bytes=67108864&check=true&two_phase=true`.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidArgument` for a URL that names no directory, an unknown option, or a value that
-    /// cannot be read.
-    pub fn from_url(url: &Url) -> Result<Self> {
+impl EngineConfig for RedbConfig {
+    fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `redb:./data?cache_bytes=67108864&check=true&two_phase=true`
+    fn from_url(url: &Url) -> Result<Self> {
         let mut options = Options::new(url);
         let mut config = Self::new(file_path(url)?);
         if let Some(cache_bytes) = options.take("cache_bytes")? {

@@ -57,17 +57,3 @@ impl From<Failure> for Error {
         Self::new(kind, message).with_source(err)
     }
 }
-
-/// redb has panicked: it does so over files that were changed behind its back.
-pub(crate) fn panicked() -> Error {
-    Error::corrupt(
-        "redb has panicked: the store's file is most likely damaged; open it with check=true",
-    )
-}
-
-/// An earlier change could not be brought to the disk.
-pub(crate) fn failed() -> Error {
-    Error::failed_precondition(
-        "an earlier change could not be brought to the disk: the store must be opened again",
-    )
-}

@@ -11,8 +11,9 @@ use micro_store_core::{
 };
 use redb::StorageBackend;
 
-use crate::store::Closed;
-use crate::{RedbConfig, RedbStore};
+use micro_embedded::Closed;
+
+use crate::{Redb, RedbConfig, RedbStore};
 
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
@@ -198,13 +199,14 @@ fn config() -> RedbConfig {
     RedbConfig::new("nowhere")
 }
 
-fn open_with(disk: &Disk, config: RedbConfig) -> Result<Opened> {
-    let (store, closed) = RedbStore::open_on(disk.clone(), config, Arc::new(SystemClock))?;
+fn open_with(disk: &Disk, config: &RedbConfig) -> Result<Opened> {
+    let (store, closed) =
+        RedbStore::open_with(|| Redb::on(disk.clone(), config), Arc::new(SystemClock))?;
     Ok(Opened { store, closed })
 }
 
 fn open(disk: &Disk) -> Opened {
-    open_with(disk, config()).expect("the store opens")
+    open_with(disk, &config()).expect("the store opens")
 }
 
 fn scope() -> Scope {
@@ -226,7 +228,7 @@ async fn get(store: &RedbStore, key: &str) -> Result<Option<String>> {
 }
 
 /// What is on the disk of a store with so many records, once it is closed and in the moment of a crash.
-async fn filled(records: usize, config: RedbConfig) -> [Vec<u8>; 2] {
+async fn filled(records: usize, config: &RedbConfig) -> [Vec<u8>; 2] {
     let disk = Disk::default();
     let store = open_with(&disk, config).expect("the store opens");
     for chunk in (0..records).collect::<Vec<_>>().chunks(100) {
@@ -393,7 +395,7 @@ async fn f_a_power_cut_takes_nothing_that_was_acknowledged() {
         disk.fail_at(1 + random.next_u64() % 150, Fault::Broken);
         let mut acked: Vec<u64> = Vec::new();
         let mut attempted: Option<u64> = None;
-        if let Ok(store) = open_with(&disk, config()) {
+        if let Ok(store) = open_with(&disk, &config()) {
             for round in 0.. {
                 let operations = ["a", "b", "c"]
                     .map(|part| {
@@ -415,7 +417,7 @@ async fn f_a_power_cut_takes_nothing_that_was_acknowledged() {
             store.close();
         }
         let image = disk.after_power_cut(&random);
-        let store = match open_with(&Disk::holding(image), config()) {
+        let store = match open_with(&Disk::holding(image), &config()) {
             Ok(store) => store,
             Err(err) if acked.is_empty() => {
                 // Cut while it was made: typed, and nothing was promised.
@@ -470,8 +472,8 @@ async fn f_a_power_cut_takes_nothing_that_was_acknowledged() {
 async fn f_a_changed_bit_is_never_a_wrong_value() {
     const RECORDS: usize = 150;
     let random = SeededRandom::new(7);
-    let [closed, crashed] = filled(RECORDS, config()).await;
-    let [_, crashed_in_two_phases] = filled(RECORDS, config().with_two_phase(true)).await;
+    let [closed, crashed] = filled(RECORDS, &config()).await;
+    let [_, crashed_in_two_phases] = filled(RECORDS, &config().with_two_phase(true)).await;
     for (image, check, complete) in [
         (&closed, false, false),
         (&crashed, false, false),
@@ -491,7 +493,7 @@ async fn f_a_changed_bit_is_never_a_wrong_value() {
                 );
                 1
             };
-            let store = match open_with(&Disk::holding(changed), config().with_check(check)) {
+            let store = match open_with(&Disk::holding(changed), &config().with_check(check)) {
                 Ok(store) => store,
                 Err(err) => {
                     noticed += fine(err);
@@ -517,10 +519,10 @@ async fn f_a_changed_bit_is_never_a_wrong_value() {
 /// A file that was cut short, or is another's, is no store; an empty one is a new store.
 #[tokio::test]
 async fn f_a_truncated_or_foreign_file_is_refused() {
-    let [image, _] = filled(300, config()).await;
+    let [image, _] = filled(300, &config()).await;
     for length in [1, 100, 4096, 5000, image.len() / 2, image.len() - 1] {
         let disk = Disk::holding(image[..length].to_vec());
-        match open_with(&disk, config().with_check(true)) {
+        match open_with(&disk, &config().with_check(true)) {
             Err(err) => assert_eq!(err.kind(), ErrorKind::Corrupt, "{length} bytes: {err:?}"),
             Ok(store) => {
                 for i in 0..300 {
@@ -532,7 +534,7 @@ async fn f_a_truncated_or_foreign_file_is_refused() {
         }
     }
     let foreign = Disk::holding(b"SQLite format 3\0".repeat(1000));
-    let err = open_with(&foreign, config()).expect_err("it is another's");
+    let err = open_with(&foreign, &config()).expect_err("it is another's");
     assert_eq!(err.kind(), ErrorKind::Corrupt, "{err:?}");
     let empty = open(&Disk::default());
     assert_eq!(get(&empty, "a").await.unwrap(), None);
@@ -604,7 +606,8 @@ async fn writers_share_a_sync() {
     const WRITERS: usize = 64;
     const EACH: usize = 20;
     let disk = Slow(Disk::default(), Arc::default());
-    let (store, _) = RedbStore::open_on(disk.clone(), config(), Arc::new(SystemClock)).unwrap();
+    let (store, _) =
+        RedbStore::open_with(|| Redb::on(disk.clone(), &config()), Arc::new(SystemClock)).unwrap();
     let before = *disk.1.lock().unwrap();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {

@@ -14,6 +14,7 @@ mod builder;
 mod clock;
 mod cluster;
 mod history;
+pub mod locks;
 mod net;
 mod node;
 mod registry;

@@ -20,7 +20,8 @@ pub struct Limits {
     pub connections: usize,
     /// The most connections from one address that is not loopback. Default 1,024.
     pub connections_per_peer: usize,
-    /// The most calls at once on one connection. Default 256.
+    /// The most calls at once on one connection. Default 256. Where a transport has a way of its own
+    /// for small calls, that way and the others have as many each.
     pub calls_per_connection: usize,
     /// The largest message, in bytes and either way, that travels on a transport's way for small
     /// calls. Default 16 KiB. A larger one travels by itself, so that it holds up no small ones; with

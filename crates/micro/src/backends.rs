@@ -13,6 +13,7 @@ use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport}
 use tokio::sync::OnceCell;
 
 use crate::section::{Kept, Outside, Section, Tuner};
+use crate::settings::key;
 use crate::{Client, DriverSet, Settings};
 
 /// What code says about the backends; variables and flags outweigh it.
@@ -78,6 +79,20 @@ impl Opened {
         self.zone.as_deref()
     }
 
+    /// An error with who said the setting: its key alone leaves that open.
+    fn blame(&self, err: Error, variable: &str) -> Error {
+        let key = key(variable);
+        let explained = self.config.explain(&key);
+        let mut err = err.with_context("setting", key);
+        if let Some(found) = explained.found.first() {
+            err = err.with_context("source", &found.source);
+            if let Some(place) = &found.place {
+                err = err.with_context("place", place);
+            }
+        }
+        err
+    }
+
     /// What a peer may cost.
     pub(crate) fn limits(&self, code: &Live<Limits>) -> Live<Limits> {
         let tuner = self.tuner.as_ref();
@@ -113,17 +128,36 @@ impl Backends {
         })
     }
 
+    /// What variables and flags say.
+    pub(crate) fn outside(&self) -> &Settings {
+        &self.outside
+    }
+
+    /// What the configuration, if it is open, does not take over just now.
+    #[cfg(feature = "log")]
+    pub(crate) fn refusals(&self) -> Vec<micro_config_core::Refusal> {
+        let opened = self.opened.get();
+        opened.map_or_else(Vec::new, |opened| opened.config.refusals())
+    }
+
     pub(crate) async fn opened(&self) -> Result<&Opened> {
         self.opened.get_or_try_init(|| self.open_config()).await
     }
 
     async fn open_config(&self) -> Result<Opened> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::failed_precondition(
+                "micro runs within a tokio runtime: call this in an async fn under #[tokio::main]",
+            )
+            .with_operation("config.open"));
+        }
         let wishes = &self.wishes;
         let code = wishes.namespace.as_deref();
         let namespace = self.outside.get("MICRO_NAMESPACE").or(code).unwrap_or("");
         let env = wishes.env.clone().with_namespace(namespace);
         let mut builder = Config::builder().env(&env);
         let outside = self.outside.get("MICRO_CONFIG");
+        let outside = outside.filter(|urls| !urls.trim().is_empty());
         let (urls, setting) = match outside {
             Some(urls) => (urls.split_whitespace().collect(), "MICRO_CONFIG"),
             None => (
@@ -132,10 +166,10 @@ impl Backends {
             ),
         };
         let urls: Vec<&str> = urls;
+        let named = |err: Error| err.with_context("setting", setting);
         for url in &urls {
-            let (url, optional) = take_optional(url)?;
-            let opened = self.drivers.config.open(&url, &env).await;
-            let source = opened.map_err(|err| err.with_context("setting", setting))?;
+            let (url, optional) = take_optional(url).map_err(named)?;
+            let source = self.drivers.config.open(&url, &env).await.map_err(named)?;
             builder = match optional {
                 true => builder.optional(source),
                 false => builder.source(source),
@@ -159,6 +193,7 @@ impl Backends {
                 Some(Tuner::start(
                     config.clone(),
                     section.clone(),
+                    settings.clone(),
                     code,
                     wishes.limits.clone(),
                 )?)
@@ -307,11 +342,11 @@ impl Backends {
             return Ok(Arc::clone(given));
         }
         let url = outside.or(code).unwrap_or(default);
-        let setting = if outside.is_some() { variable } else { "code" };
-        drivers
-            .open(url, &opened.env)
-            .await
-            .map_err(|err| err.with_context("setting", setting))
+        let open = drivers.open(url, &opened.env).await;
+        open.map_err(|err| match outside {
+            Some(_) => opened.blame(err, variable),
+            None => err.with_context("setting", "code"),
+        })
     }
 }
 

@@ -226,6 +226,7 @@ impl ClientBuilder {
             Some(settings) => settings,
             None => Settings::from_env()?,
         };
+        settings.warn_of_unknown();
         let drivers = self.drivers.unwrap_or_else(crate::drivers);
         Backends::new(settings, drivers, self.wishes).client().await
     }

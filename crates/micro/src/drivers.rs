@@ -1,10 +1,12 @@
 //! The backends that come with micro, and how a stranger's join them.
 
+use micro_broker_core::Broker;
 use micro_config_core::Source;
 use micro_core::{Driver, Drivers};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
 use micro_store_core::Store;
+use micro_sync_core::Coordinator;
 use micro_transport_core::Transport;
 
 /// The drivers of every interface: what [`drivers`] returns.
@@ -23,12 +25,16 @@ use micro_transport_core::Transport;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct DriverSet {
+    /// Publish and subscribe.
+    pub broker: Drivers<dyn Broker>,
     /// Sources of configuration.
     pub config: Drivers<dyn Source>,
     /// Service discovery.
     pub registry: Drivers<dyn Registry>,
     /// Data storage.
     pub store: Drivers<dyn Store>,
+    /// Locks and leadership.
+    pub sync: Drivers<dyn Coordinator>,
     /// How calls travel.
     pub transport: Drivers<dyn Transport>,
     /// Load balancing.
@@ -75,7 +81,15 @@ macro_rules! interfaces {
     };
 }
 
-interfaces!(Source: config, Registry: registry, Store: store, Transport: transport, Selector: selector);
+interfaces!(
+    Broker: broker,
+    Source: config,
+    Registry: registry,
+    Store: store,
+    Coordinator: sync,
+    Transport: transport,
+    Selector: selector
+);
 
 /// The backends that this program was built with.
 ///
@@ -85,6 +99,19 @@ interfaces!(Source: config, Registry: registry, Store: store, Transport: transpo
 pub fn drivers() -> DriverSet {
     let mut set = DriverSet::new();
     // Named first, so that a driver that is there answers instead.
+    for (scheme, feature) in [("http", "broker-http"), ("memory", "broker-memory")] {
+        set.broker = set.broker.with_feature(scheme, feature);
+    }
+    for (scheme, feature) in [
+        ("cockroach", "sync-postgres"),
+        ("cockroachdb", "sync-postgres"),
+        ("etcd", "sync-etcd"),
+        ("memory", "sync-memory"),
+        ("postgres", "sync-postgres"),
+        ("postgresql", "sync-postgres"),
+    ] {
+        set.sync = set.sync.with_feature(scheme, feature);
+    }
     for (scheme, feature) in [
         ("args", "config-args"),
         ("env", "config-env"),
@@ -105,7 +132,18 @@ pub fn drivers() -> DriverSet {
     ] {
         set.registry = set.registry.with_feature(scheme, feature);
     }
-    for (scheme, feature) in [("memory", "store-memory"), ("redb", "store-redb")] {
+    for (scheme, feature) in [
+        ("cockroach", "store-cockroach"),
+        ("cockroachdb", "store-cockroach"),
+        ("file", "store-redb"),
+        ("memory", "store-memory"),
+        ("postgres", "store-cockroach"),
+        ("postgresql", "store-cockroach"),
+        ("redb", "store-redb"),
+        ("redis", "store-redis"),
+        ("rediss", "store-redis"),
+        ("sled", "store-sled"),
+    ] {
         set.store = set.store.with_feature(scheme, feature);
     }
     for (scheme, feature) in [("grpc", "transport-grpc"), ("memory", "transport-memory")] {
@@ -119,6 +157,10 @@ pub fn drivers() -> DriverSet {
     ] {
         set.selector = set.selector.with_feature(scheme, feature);
     }
+    #[cfg(feature = "broker-http")]
+    let set = set.with(micro_broker_http::HttpDriver);
+    #[cfg(feature = "broker-memory")]
+    let set = set.with(micro_broker_memory::MemoryDriver::new());
     #[cfg(feature = "config-args")]
     let set = set.with(micro_config_args::ArgsDriver);
     #[cfg(feature = "config-env")]
@@ -143,10 +185,22 @@ pub fn drivers() -> DriverSet {
     let set = set.with(micro_registry_mdns::MdnsDriver);
     #[cfg(feature = "registry-memory")]
     let set = set.with(micro_registry_memory::MemoryDriver::default());
+    #[cfg(feature = "store-cockroach")]
+    let set = set.with(micro_store_cockroach::CockroachDriver);
     #[cfg(feature = "store-memory")]
     let set = set.with(micro_store_memory::MemoryDriver::new());
     #[cfg(feature = "store-redb")]
     let set = set.with(micro_store_redb::RedbDriver::new());
+    #[cfg(feature = "store-redis")]
+    let set = set.with(micro_store_redis::RedisDriver);
+    #[cfg(feature = "store-sled")]
+    let set = set.with(micro_store_sled::SledDriver::new());
+    #[cfg(feature = "sync-etcd")]
+    let set = set.with(micro_sync_etcd::EtcdDriver::default());
+    #[cfg(feature = "sync-memory")]
+    let set = set.with(micro_sync_memory::MemoryDriver::new());
+    #[cfg(feature = "sync-postgres")]
+    let set = set.with(micro_sync_postgres::PostgresDriver::default());
     #[cfg(feature = "transport-grpc")]
     let set = set.with(micro_transport_grpc::GrpcDriver);
     #[cfg(feature = "transport-memory")]

@@ -77,6 +77,33 @@ pub mod config {
     pub use micro_config_memory as memory;
 }
 
+/// Publish and subscribe. Services do not wire it in yet: open one by [`drivers`].
+pub mod broker {
+    #[doc(inline)]
+    pub use micro_broker_core::*;
+    #[cfg(feature = "broker-http")]
+    #[doc(inline)]
+    pub use micro_broker_http as http;
+    #[cfg(feature = "broker-memory")]
+    #[doc(inline)]
+    pub use micro_broker_memory as memory;
+}
+
+/// Locks and leadership. Services do not wire it in yet: open one by [`drivers`].
+pub mod sync {
+    #[doc(inline)]
+    pub use micro_sync_core::*;
+    #[cfg(feature = "sync-etcd")]
+    #[doc(inline)]
+    pub use micro_sync_etcd as etcd;
+    #[cfg(feature = "sync-memory")]
+    #[doc(inline)]
+    pub use micro_sync_memory as memory;
+    #[cfg(feature = "sync-postgres")]
+    #[doc(inline)]
+    pub use micro_sync_postgres as postgres;
+}
+
 /// How calls travel.
 pub mod transport {
     #[doc(inline)]
@@ -136,6 +163,12 @@ pub mod selector {
 
 /// Records by key.
 pub mod store {
+    #[cfg(feature = "store-cache")]
+    #[doc(inline)]
+    pub use micro_store_cache as cache;
+    #[cfg(feature = "store-cockroach")]
+    #[doc(inline)]
+    pub use micro_store_cockroach as cockroach;
     #[doc(inline)]
     pub use micro_store_core::*;
     #[cfg(feature = "store-memory")]
@@ -144,6 +177,12 @@ pub mod store {
     #[cfg(feature = "store-redb")]
     #[doc(inline)]
     pub use micro_store_redb as redb;
+    #[cfg(feature = "store-redis")]
+    #[doc(inline)]
+    pub use micro_store_redis as redis;
+    #[cfg(feature = "store-sled")]
+    #[doc(inline)]
+    pub use micro_store_sled as sled;
 }
 
 /// Rate, concurrency and circuit limits as middleware.

@@ -332,8 +332,9 @@ impl Service {
         self
     }
 
-    /// Reads the program's arguments as flags; they outweigh the variables. Without this call
-    /// nothing is read behind the program's back.
+    /// Reads the program's arguments as flags; they outweigh the variables: those of
+    /// [`SETTINGS`](crate::SETTINGS), and `--set path=value` for any key of the configuration. Without
+    /// this call nothing is read behind the program's back.
     #[must_use]
     pub fn from_args(self) -> Self {
         self.args(std::env::args_os().skip(1))
@@ -411,10 +412,12 @@ impl Service {
                 Some(value) => value.strip_prefix('=').map(str::to_owned),
                 None => None,
             });
-        flag.or_else(|| match &self.settings {
+        let filter = flag.or_else(|| match &self.settings {
             Some(settings) => settings.get("MICRO_LOG").map(str::to_owned),
             None => std::env::var("MICRO_LOG").ok(),
-        })
+        });
+        // An empty one is one that is not set.
+        filter.filter(|filter| !filter.is_empty())
     }
 
     fn backends(&self) -> Result<Arc<Backends>> {
@@ -441,6 +444,7 @@ impl Service {
     /// that is away does not end the start: the service registers once it is back.
     pub async fn start(self) -> Result<Running> {
         let backends = self.backends()?;
+        backends.outside().warn_of_unknown();
         let hooks = self
             .hooks
             .into_inner()
@@ -497,6 +501,13 @@ impl Service {
     pub async fn run(self) -> Result<()> {
         #[cfg(feature = "log")]
         let log = crate::log::install(self.log_filter().as_deref());
+        // What was said of the configuration before there was a log is said again.
+        #[cfg(feature = "log")]
+        if let (Some(_), Some(backends)) = (&log, self.backends.get()) {
+            for refusal in backends.refusals() {
+                tracing::warn!(%refusal, "a source of the configuration is not in force");
+            }
+        }
         // Before the start: a signal that comes while starting is not lost.
         let mut signals = Signals::new()?;
         let running = tokio::select! {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use micro_config_core::{Layer, Rank, Value};
+use micro_config_core::{Layer, Rank, Value, path};
 use micro_core::url::Span;
 use micro_core::{Error, Result};
 
@@ -36,13 +36,15 @@ macro_rules! settings {
 ///
 /// `MICRO_CLIENT_TIMEOUT`, `MICRO_CLIENT_RETRIES` and `MICRO_LOG` may change in the configuration while
 /// the program runs, and so may `micro.policies` and `micro.limits`, which are no variables; the others
-/// are read at start.
+/// are read at start. `MICRO_CONFIG` is no key, as it says where the keys are.
+///
+/// Besides these flags there is `--set path=value`, which sets any key of the configuration.
 pub const SETTINGS: &[Setting] = settings! {
     "MICRO_CONFIG" "--config" "" "The configuration's sources: URLs, separated by spaces: file:app.toml env:APP etcd://host:2379; one that may be away has optional=true"
     "MICRO_REGISTRY" "--registry" "mdns" "The registry's URL"
     "MICRO_TRANSPORT" "--transport" "grpc" "The transport's URL"
     "MICRO_SELECTOR" "--selector" "p2c" "The balancing strategy's URL: p2c, random, roundrobin, hash"
-    "MICRO_STORE" "--store" "memory" "The store's URL: memory, file:./data, redb:./data"
+    "MICRO_STORE" "--store" "memory" "The store's URL: memory, file:./data, postgres://host/database, redis://host"
     "MICRO_NAMESPACE" "--namespace" "" "Separates fleets: services of other namespaces are not seen"
     "MICRO_ZONE" "--zone" "" "The zone that the program runs in: nodes announce it, clients prefer it"
     "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, port, host:port or host:from-to; ':8080' is every IPv4 interface"
@@ -65,7 +67,7 @@ pub const SETTINGS: &[Setting] = settings! {
 /// use micro::Settings;
 ///
 /// let settings = Settings::from_pairs([("MICRO_REGISTRY", "memory")])?
-///     .with_args(["--namespace=dev", "--client-retries", "0"])?;
+///     .with_args(["--namespace=dev", "--client-retries", "0", "--set=greeting.loud=yes"])?;
 /// assert_eq!(settings.get("MICRO_REGISTRY"), Some("memory"));
 /// assert_eq!(settings.get("MICRO_NAMESPACE"), Some("dev"));
 /// # Ok::<(), micro::Error>(())
@@ -74,6 +76,10 @@ pub const SETTINGS: &[Setting] = settings! {
 pub struct Settings {
     variables: Values,
     flags: Values,
+    /// What `--set` said: path and value.
+    sets: Vec<(String, String)>,
+    /// Variables that micro does not know.
+    unknown: Vec<String>,
 }
 
 type Values = BTreeMap<&'static str, String>;
@@ -90,7 +96,7 @@ impl Settings {
     /// # Errors
     ///
     /// `InvalidArgument` if a `MICRO_…` variable is not UTF-8. One that micro does not know is
-    /// logged with the name it may have meant, for it may be the program's own.
+    /// logged at start with the name it may have meant, for it may be the program's own.
     pub fn from_env() -> Result<Self> {
         let mut settings = Self::new();
         for (name, value) in std::env::vars_os() {
@@ -102,13 +108,7 @@ impl Settings {
                 Some(setting) => {
                     settings.set(setting.variable, text(name, value)?);
                 }
-                None if !is_foreign(name) => {
-                    let nearest = nearest(name, SETTINGS.iter().map(|setting| setting.variable));
-                    tracing::warn!(
-                        variable = name,
-                        "micro knows no such variable; did you mean {nearest}?"
-                    );
-                }
+                None if !is_foreign(name) => settings.unknown.push(name.to_owned()),
                 None => {}
             }
         }
@@ -131,11 +131,23 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Logs the variables that micro does not know: not before there is a log.
+    pub(crate) fn warn_of_unknown(&self) {
+        for name in &self.unknown {
+            let nearest = nearest(name, SETTINGS.iter().map(|setting| setting.variable));
+            tracing::warn!(
+                variable = name,
+                "micro knows no such variable; did you mean {nearest}?"
+            );
+        }
+    }
+
     /// Adds what flags say; they outweigh variables. `--flag value` and `--flag=value` both do.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for a flag that micro does not know or that lacks its value.
+    /// `InvalidArgument` for a flag that micro does not know or that lacks its value, and for a
+    /// `--set` that is not `path=value`.
     pub fn with_args<A: Into<OsString>>(
         mut self,
         args: impl IntoIterator<Item = A>,
@@ -148,12 +160,25 @@ impl Settings {
                 None => (&*arg, None),
             };
             let known = SETTINGS.iter().find(|setting| setting.flag == flag);
-            let setting = known.ok_or_else(|| unknown(flag, SETTINGS.iter().map(|s| s.flag)))?;
+            if known.is_none() && flag != SET {
+                let flags = SETTINGS.iter().map(|setting| setting.flag);
+                return Err(unknown(flag, flags.chain([SET])));
+            }
             let value = match value {
                 Some(value) => value,
                 None => args.next().transpose()?.ok_or_else(|| {
                     Error::invalid_argument("this flag needs a value").with_context("flag", flag)
                 })?,
+            };
+            let Some(setting) = known else {
+                // Without a `=` it may be a value that lost its path: it is not shown.
+                let (at, value) = value.split_once('=').ok_or_else(|| {
+                    Error::invalid_argument(
+                        "a setting is 'path=value', as in '--set http.port=8080'",
+                    )
+                })?;
+                self.sets.push((at.to_owned(), value.to_owned()));
+                continue;
             };
             // As without the flag and the variable, if it is empty.
             if value.is_empty() {
@@ -166,7 +191,7 @@ impl Settings {
         Ok(self)
     }
 
-    fn set(&mut self, variable: &'static str, text: String) {
+    pub(crate) fn set(&mut self, variable: &'static str, text: String) {
         // An empty variable is how shells and manifests say "not set".
         if text.is_empty() {
             self.variables.remove(variable);
@@ -183,6 +208,10 @@ impl Settings {
             _ => &self.variables,
         };
         for (variable, text) in values {
+            // It says where the configuration is, and is no part of it.
+            if *variable == CONFIG {
+                continue;
+            }
             let setting = SETTINGS.iter().find(|known| known.variable == *variable);
             let place = match rank {
                 Rank::Flags => setting.map_or(*variable, |setting| setting.flag),
@@ -197,43 +226,14 @@ impl Settings {
             layer.set(&at, value)?;
             layer.add_place(at, place);
         }
-        Ok(layer)
-    }
-
-    /// Takes what the configuration says under a key of its `micro` map.
-    pub(crate) fn take(&mut self, name: &str, text: String) -> Result<()> {
-        let variable = format!("MICRO_{}", name.to_uppercase());
-        let known = SETTINGS.iter().find(|known| known.variable == variable);
-        match known {
-            Some(setting) => self.set(setting.variable, text),
-            None => {
-                let nearest = nearest(&variable, SETTINGS.iter().map(|known| known.variable));
-                return Err(Error::invalid_argument(format!(
-                    "micro knows no such setting; did you mean {}?",
-                    key(nearest)
-                )));
+        if rank == Rank::Flags {
+            for (at, value) in &self.sets {
+                layer.set(at, Value::Word(value.clone()))?;
+                // As keys are known, however the caller writes them.
+                layer.add_place(path::join(path::split(at)), SET);
             }
         }
-        Ok(())
-    }
-
-    /// Refuses what cannot be read; a program that runs would find out too late.
-    pub(crate) fn check(&self) -> Result<()> {
-        for variable in [
-            "MICRO_REGISTER_TTL",
-            "MICRO_REGISTER_INTERVAL",
-            "MICRO_STOP_TIMEOUT",
-            "MICRO_CLIENT_TIMEOUT",
-            "MICRO_CLIENT_WAIT",
-        ] {
-            self.duration(variable)?;
-        }
-        self.parse::<u32>("MICRO_CLIENT_RETRIES")?;
-        #[cfg(feature = "log")]
-        if let Some(filter) = self.get("MICRO_LOG") {
-            crate::log::check(filter)?;
-        }
-        Ok(())
+        Ok(layer)
     }
 
     /// The variables whose values differ.
@@ -287,18 +287,83 @@ impl fmt::Debug for Settings {
         let values = self.variables.iter().chain(&self.flags);
         f.debug_map()
             .entries(values.map(|(name, text)| (name, shown(text))))
+            // Paths only: a value could be a password.
+            .entries(self.sets.iter().map(|(at, _)| (SET, at)))
             .finish()
     }
 }
 
-/// A value without the passwords in its URLs: several may stand in it.
+/// A value without the passwords in its URLs: several may stand in it, and some that are none.
 fn shown(text: &str) -> String {
-    let urls = text.split(' ').map(|text| {
-        micro_core::Url::parse(text)
-            .map_or_else(|_| text.to_owned(), |url| micro_core::url::redacted(&url))
-    });
-    urls.collect::<Vec<_>>().join(" ")
+    let mut shown = String::with_capacity(text.len());
+    for part in text.split_inclusive(char::is_whitespace) {
+        let url = part.trim_end();
+        let read = micro_core::Url::parse(url).ok();
+        match (read, url.rsplit_once('@')) {
+            // Without `//` there is no user in it: this may be a user and a password without a scheme.
+            (Some(url), at) if at.is_none() || !url.cannot_be_a_base() => {
+                shown += &micro_core::url::redacted(&url);
+            }
+            (_, Some((_, after))) => shown.extend(["***@", after]),
+            (_, None) => shown += url,
+        }
+        shown += &part[url.len()..];
+    }
+    shown
 }
+
+/// The variable of a key of the configuration's `micro` map.
+pub(crate) fn named(name: &str) -> Result<&'static str> {
+    let keys = || SETTINGS.iter().map(|setting| setting.variable);
+    match keys().find(|known| key(known) == format!("micro.{name}")) {
+        Some(CONFIG) => Err(Error::invalid_argument(
+            "a source names no sources: MICRO_CONFIG, --config and the program's code do",
+        )),
+        Some(variable) => Ok(variable),
+        None => {
+            let variable = format!("MICRO_{}", name.to_uppercase());
+            let keys = keys().filter(|known| *known != CONFIG);
+            let nearest = nearest(&variable, keys.chain(["MICRO_LIMITS", "MICRO_POLICIES"]));
+            Err(Error::invalid_argument(format!(
+                "micro knows no such setting; did you mean {}?",
+                key(nearest)
+            )))
+        }
+    }
+}
+
+/// Refuses a value that cannot be read; a program that runs would find out too late.
+pub(crate) fn check(variable: &str, text: &str) -> Result<()> {
+    // As if it were not there.
+    if text.is_empty() {
+        return Ok(());
+    }
+    match variable {
+        "MICRO_CLIENT_TIMEOUT" => match text.parse::<Span>()?.0 {
+            Duration::ZERO => Err(Error::invalid_argument("a call's time is more than 0")),
+            _ => Ok(()),
+        },
+        "MICRO_REGISTER_TTL"
+        | "MICRO_REGISTER_INTERVAL"
+        | "MICRO_STOP_TIMEOUT"
+        | "MICRO_CLIENT_WAIT" => text.parse::<Span>().map(drop),
+        "MICRO_CLIENT_RETRIES" => match text.parse::<u32>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::invalid_argument(
+                "retries are a number: 0, 1, 2 and so on",
+            )),
+        },
+        #[cfg(feature = "log")]
+        "MICRO_LOG" => crate::log::check(text),
+        _ => Ok(()),
+    }
+}
+
+/// What names the configuration's sources.
+const CONFIG: &str = "MICRO_CONFIG";
+
+/// The flag that sets any key.
+const SET: &str = "--set";
 
 /// The key of a variable in the configuration: `micro.client_timeout`.
 pub(crate) fn key(variable: &str) -> String {

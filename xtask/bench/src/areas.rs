@@ -7,6 +7,8 @@ mod discovery;
 #[cfg(all(feature = "discovery", feature = "micro"))]
 mod overload;
 mod rpc;
+#[cfg(feature = "store")]
+mod store;
 
 use crate::Result;
 use crate::options::Options;
@@ -46,5 +48,11 @@ pub(crate) const AREAS: &[Area] = &[
         name: "config",
         about: "reads of a live value beside ArcSwap, and how soon a change of a file shows",
         run: config::run,
+    },
+    #[cfg(feature = "store")]
+    Area {
+        name: "store",
+        about: "stores in memory and in files beside a map and the engines themselves",
+        run: store::run,
     },
 ];

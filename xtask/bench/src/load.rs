@@ -14,6 +14,9 @@ use crate::{Result, clock, process, wire};
 /// How long calls in flight may take to come back after a turn. Then the stack has stalled.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// With so many calls under way a stack does not keep up with its arrivals.
+const FELL_BEHIND: usize = 50_000;
+
 /// Latencies that a caller keeps before it takes the lock of the shared histogram.
 const KEPT: usize = 64;
 
@@ -28,6 +31,9 @@ pub(crate) struct Cell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
     pub(crate) cell: Cell,
+    /// Calls per second that begin whatever becomes of those before (Poisson arrivals), instead of
+    /// callers that wait for each; 0 for callers.
+    pub(crate) rate: u64,
     pub(crate) time: Duration,
 }
 
@@ -46,9 +52,10 @@ pub(crate) struct Outcome {
 impl Turn {
     pub(crate) fn line(&self) -> String {
         format!(
-            "run callers={} size={} ns={}",
+            "run callers={} size={} rate={} ns={}",
             self.cell.callers,
             self.cell.size,
+            self.rate,
             self.time.as_nanos()
         )
     }
@@ -59,6 +66,7 @@ impl Turn {
                 size: wire::field(line, "size")?,
                 callers: wire::field(line, "callers")?,
             },
+            rate: wire::field(line, "rate")?,
             time: Duration::from_nanos(wire::field(line, "ns")?),
         })
     }
@@ -77,15 +85,19 @@ impl Turn {
         let mut callers = JoinSet::new();
         let before = Cost::so_far();
         let start = clock::now();
-        for _ in 0..self.cell.callers {
-            let caller = Caller {
-                client: client.clone(),
-                payload: payload.clone(),
-                latencies: Arc::clone(&latencies),
-            };
-            callers.spawn(caller.run(start + self.time));
-        }
+        let caller = || Caller {
+            client: client.clone(),
+            payload: payload.clone(),
+            latencies: Arc::clone(&latencies),
+        };
         let mut calls = 0;
+        if self.rate > 0 {
+            calls = arrivals(self.rate, start, start + self.time, &mut callers, caller).await?;
+        } else {
+            for _ in 0..self.cell.callers {
+                callers.spawn(caller().run(start + self.time));
+            }
+        }
         let all = async {
             while let Some(called) = callers.join_next().await {
                 calls += called??;
@@ -134,7 +146,44 @@ impl Outcome {
     }
 }
 
-/// One closed loop.
+/// Begins calls at random moments; returns how many have ended by then. Each counts from the moment
+/// that it was meant to begin, so what holds one up counts for those behind it too.
+async fn arrivals<C: Client>(
+    rate: u64,
+    start: Instant,
+    end: Instant,
+    callers: &mut JoinSet<Result<u64>>,
+    caller: impl Fn() -> Caller<C>,
+) -> Result<u64> {
+    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut next = start;
+    let mut ended = 0;
+    loop {
+        // xorshift64*, and an exponential distribution of what lies between two arrivals.
+        random ^= random >> 12;
+        random ^= random << 25;
+        random ^= random >> 27;
+        let bits = random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11;
+        let unit = (bits as f64 + 1.0) / (1_u64 << 53) as f64;
+        next += Duration::from_secs_f64(-unit.ln() / rate as f64);
+        if next >= end {
+            return Ok(ended);
+        }
+        // The runtime's timer counts in milliseconds. Whoever else is ready runs in between.
+        while clock::now() < next {
+            tokio::task::yield_now().await;
+        }
+        callers.spawn(caller().once(next));
+        while let Some(called) = callers.try_join_next() {
+            ended += called??;
+        }
+        if callers.len() > FELL_BEHIND {
+            return Err(format!("it does not keep up with {rate} calls per second").into());
+        }
+    }
+}
+
+/// One closed loop, or one call.
 struct Caller<C> {
     client: C,
     payload: Bytes,
@@ -174,6 +223,17 @@ impl<C: Client> Caller<C> {
         }
     }
 
+    /// One call, which was meant to begin then.
+    async fn once(mut self, meant: Instant) -> Result<u64> {
+        let reply = self.client.call(self.payload.clone()).await?;
+        let latency = clock::now() - meant;
+        if reply.len() != self.payload.len() {
+            return Err("the echo is not what was sent".into());
+        }
+        self.keep(&mut vec![latency.as_nanos() as u64])?;
+        Ok(1)
+    }
+
     fn keep(&self, kept: &mut Vec<u64>) -> Result<()> {
         let mut latencies = self.latencies.lock().map_err(|_| "a caller panicked")?;
         for latency in kept.drain(..) {
@@ -194,6 +254,7 @@ mod tests {
                 size: 64,
                 callers: 16,
             },
+            rate: 7,
             time: Duration::from_millis(300),
         };
         assert_eq!(Turn::parse(&turn.line()).expect("it is a turn"), turn);

@@ -4,6 +4,7 @@ mod hyper;
 #[cfg(feature = "micro")]
 mod micro;
 mod mux;
+mod stream;
 mod tonic;
 
 use std::net::SocketAddr;
@@ -90,10 +91,13 @@ pub(crate) const STACKS: &[Stack] = &[
     row::<hyper::Hyper>(),
     row::<tonic::Tonic<1>>(),
     row::<tonic::Tonic<2>>(),
+    row::<stream::Stream>(),
     #[cfg(feature = "micro")]
-    row::<micro::Micro<true>>(),
+    row::<micro::Micro<true, false>>(),
     #[cfg(feature = "micro")]
-    row::<micro::Micro<false>>(),
+    row::<micro::Micro<false, false>>(),
+    #[cfg(feature = "micro")]
+    row::<micro::Micro<true, true>>(),
 ];
 
 const fn row<E: Echo>() -> Stack {

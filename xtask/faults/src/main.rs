@@ -5,7 +5,7 @@
 //! done on this machine is said: `SKIPPED <area>.<name> reason=…`, and with `MICRO_REQUIRED=1` it
 //! fails the run.
 //!
-//! The same binary is also its own children, in network namespaces of their own: `role <name> …`.
+//! The same binary is also its own children, which are cut off or killed: `role <area> <name> …`.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -14,6 +14,8 @@
 
 mod discovery;
 mod report;
+mod store;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -24,7 +26,39 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 /// A result of this program.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-const USAGE: &str = "usage: micro-faults discovery [--quick] [--check] [--seed N] [--only NAME]";
+const USAGE: &str =
+    "usage: micro-faults discovery|store|sync [--quick] [--check] [--seed N] [--only NAME]";
+
+/// One part of the house, and how it is broken.
+struct Area {
+    name: &'static str,
+    /// Its campaigns, by name.
+    campaigns: &'static [&'static str],
+    run: fn(&Options, &mut Report) -> Result<()>,
+    /// What a child of it does, by its role.
+    play: fn(&str, &[&str]) -> Result<()>,
+}
+
+const AREAS: &[Area] = &[
+    Area {
+        name: "discovery",
+        campaigns: discovery::NAMES,
+        run: discovery::run,
+        play: discovery::play,
+    },
+    Area {
+        name: "store",
+        campaigns: store::NAMES,
+        run: store::run,
+        play: store::play,
+    },
+    Area {
+        name: "sync",
+        campaigns: sync::NAMES,
+        run: sync::run,
+        play: sync::play,
+    },
+];
 
 /// How a campaign is run.
 #[derive(Clone, Debug)]
@@ -48,15 +82,17 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
-        ["role", role, rest @ ..] => discovery::play(role, rest).map(|()| true),
-        ["discovery", rest @ ..] => match options(rest) {
-            Ok(options) => campaign(&options),
+        ["role", area, role, rest @ ..] => {
+            find(area).and_then(|area| (area.play)(role, rest).map(|()| true))
+        }
+        [name, rest @ ..] => match chosen(name, rest) {
+            Ok((area, options)) => campaign(area, &options),
             Err(wrong) => {
                 eprintln!("micro-faults: {wrong}\n{USAGE}");
                 return ExitCode::from(2);
             }
         },
-        _ => {
+        [] => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
         }
@@ -71,7 +107,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(arguments: &[&str]) -> Result<Options> {
+fn find(name: &str) -> Result<&'static Area> {
+    let area = AREAS.iter().find(|area| area.name == name);
+    area.ok_or_else(|| format!("there is no area '{name}'").into())
+}
+
+fn chosen(name: &str, rest: &[&str]) -> Result<(&'static Area, Options)> {
+    let area = find(name)?;
+    Ok((area, options(area, rest)?))
+}
+
+fn options(area: &Area, arguments: &[&str]) -> Result<Options> {
     let mut options = Options {
         quick: false,
         check: false,
@@ -89,8 +135,8 @@ fn options(arguments: &[&str]) -> Result<Options> {
             }
             "--only" => {
                 let only = arguments.next().ok_or("--only is followed by a name")?;
-                if !discovery::NAMES.contains(only) {
-                    return Err(format!("there are {}", discovery::NAMES.join(", ")).into());
+                if !area.campaigns.contains(only) {
+                    return Err(format!("there are {}", area.campaigns.join(", ")).into());
                 }
                 options.only = Some((*only).to_owned());
             }
@@ -100,11 +146,11 @@ fn options(arguments: &[&str]) -> Result<Options> {
     Ok(options)
 }
 
-/// Runs a campaign and prints its figures. False means that it did not pass.
-fn campaign(options: &Options) -> Result<bool> {
+/// Runs an area's campaigns and prints their figures. False means that they did not pass.
+fn campaign(area: &Area, options: &Options) -> Result<bool> {
     let required = std::env::var_os("MICRO_REQUIRED").is_some_and(|value| value == "1");
-    let mut report = Report::new("discovery", options.seed);
-    discovery::run(options, &mut report)?;
+    let mut report = Report::new(area.name, options.seed);
+    (area.run)(options, &mut report)?;
     print!("{report}");
     Ok((!options.check || report.short() == 0) && (!required || report.skipped() == 0))
 }

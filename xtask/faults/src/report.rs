@@ -13,13 +13,13 @@ pub(crate) struct Report {
 #[derive(Debug)]
 enum Line {
     Figure {
-        name: &'static str,
+        name: String,
         value: f64,
         unit: &'static str,
         most: Option<f64>,
     },
     Skipped {
-        name: &'static str,
+        name: String,
         reason: String,
     },
 }
@@ -34,22 +34,22 @@ impl Report {
     }
 
     /// A figure without a goal.
-    pub(crate) fn figure(&mut self, name: &'static str, value: f64, unit: &'static str) {
-        self.add(name, value, unit, None);
+    pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.add(name.into(), value, unit, None);
     }
 
     /// A figure that must not be more than this.
     pub(crate) fn at_most(
         &mut self,
-        name: &'static str,
+        name: impl Into<String>,
         value: f64,
         unit: &'static str,
         most: f64,
     ) {
-        self.add(name, value, unit, Some(most));
+        self.add(name.into(), value, unit, Some(most));
     }
 
-    fn add(&mut self, name: &'static str, value: f64, unit: &'static str, most: Option<f64>) {
+    fn add(&mut self, name: String, value: f64, unit: &'static str, most: Option<f64>) {
         self.lines.push(Line::Figure {
             name,
             value,
@@ -59,8 +59,8 @@ impl Report {
     }
 
     /// Something that this machine cannot do.
-    pub(crate) fn skip(&mut self, name: &'static str, reason: impl Into<String>) {
-        let reason = reason.into();
+    pub(crate) fn skip(&mut self, name: impl Into<String>, reason: impl Into<String>) {
+        let (name, reason) = (name.into(), reason.into());
         self.lines.push(Line::Skipped { name, reason });
     }
 

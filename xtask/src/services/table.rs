@@ -331,6 +331,40 @@ pub(super) const SERVERS: &[Server] = &[
         }],
         ready: Ready::Command(&["pg_isready", "-h", "127.0.0.1", "-p", "25432"]),
     },
+    // The same over TLS, with a password that does not go over the wire (SCRAM), and with fsync.
+    Server {
+        name: "postgres_tls",
+        packages: &["postgresql", "openssl"],
+        programs: &["initdb", "postgres", "pg_isready", "openssl", "sh"],
+        url: "postgres://micro:hunter2@127.0.0.1:25433/postgres?sslmode=verify-full&ca={dir}/ca.crt",
+        keeps_user: false,
+        files: &[
+            ("openssl.conf", POSTGRES_CERTIFICATES),
+            ("prepare.sh", POSTGRES_PREPARE),
+        ],
+        prepare: &[&["sh", "-eu", "{dir}/prepare.sh", "{dir}"]],
+        processes: &[Process {
+            stop: "INT",
+            ..process(&[
+                "postgres",
+                "-D",
+                "{dir}/data",
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "port=25433",
+                "-c",
+                "unix_socket_directories=",
+                "-c",
+                "ssl=on",
+                "-c",
+                "ssl_cert_file={dir}/server.crt",
+                "-c",
+                "ssl_key_file={dir}/server.key",
+            ])
+        }],
+        ready: Ready::Command(&["pg_isready", "-h", "127.0.0.1", "-p", "25433"]),
+    },
     Server {
         name: "redis",
         packages: &["redis-server"],
@@ -357,6 +391,23 @@ pub(super) const SERVERS: &[Server] = &[
             say: "PING\r\n",
             answer: "+PONG",
         },
+    },
+    // The same over TLS, for a user with a password and the rights that a store needs and no more; with a
+    // log, so that it promises that records outlive it.
+    Server {
+        name: "redis_tls",
+        packages: &["redis-server", "openssl"],
+        programs: &["redis-server", "openssl", "sh"],
+        url: "rediss://micro:hunter2@127.0.0.1:26380?ca={dir}/ca.crt",
+        keeps_user: false,
+        files: &[
+            ("openssl.conf", REDIS_CERTIFICATES),
+            ("prepare.sh", REDIS_PREPARE),
+            ("redis.conf", REDIS_CONF),
+        ],
+        prepare: &[&["sh", "-eu", "{dir}/prepare.sh", "{dir}"]],
+        processes: &[process(&["redis-server", "{dir}/redis.conf"])],
+        ready: Ready::Log("Ready to accept connections"),
     },
 ];
 
@@ -464,6 +515,77 @@ keyUsage=critical,keyCertSign,cRLSign
 basicConstraints=critical,CA:FALSE
 extendedKeyUsage=serverAuth,clientAuth
 subjectAltName=DNS:localhost,IP:127.0.0.1
+";
+
+const POSTGRES_CERTIFICATES: &str = "\
+[req]
+distinguished_name=name
+[name]
+[authority]
+basicConstraints=critical,CA:TRUE
+keyUsage=critical,keyCertSign,cRLSign
+[leaf]
+basicConstraints=CA:FALSE
+keyUsage=digitalSignature
+extendedKeyUsage=serverAuth
+subjectAltName=DNS:localhost,IP:127.0.0.1
+";
+
+/// Nobody gets in but with TLS and the password.
+const POSTGRES_PREPARE: &str = r#"
+cd "$1"
+openssl req -config openssl.conf -x509 -extensions authority -newkey rsa:2048 -nodes -days 30 \
+    -subj "/CN=micro test authority" -keyout ca.key -out ca.crt
+openssl req -config openssl.conf -x509 -CA ca.crt -CAkey ca.key -extensions leaf -newkey rsa:2048 -nodes \
+    -days 30 -subj "/CN=server" -keyout server.key -out server.crt
+chmod 0600 server.key
+umask 077
+printf hunter2 >password
+initdb -D data -U micro -A scram-sha-256 --pwfile=password --no-sync -E UTF8
+rm password
+echo "hostssl all all 127.0.0.1/32 scram-sha-256" >data/pg_hba.conf
+"#;
+
+const REDIS_CERTIFICATES: &str = "\
+[req]
+distinguished_name=name
+[name]
+[authority]
+basicConstraints=critical,CA:TRUE
+keyUsage=critical,keyCertSign,cRLSign
+[leaf]
+basicConstraints=critical,CA:FALSE
+extendedKeyUsage=serverAuth
+subjectAltName=DNS:localhost,IP:127.0.0.1
+";
+
+const REDIS_PREPARE: &str = r#"cd "$1"
+certificate() {
+    name=$1 kind=$2
+    shift 2
+    openssl req -config openssl.conf -x509 -extensions "$kind" -newkey rsa:2048 -nodes -days 30 \
+        -subj "/CN=$name" -keyout "$name.key" -out "$name.crt" "$@"
+}
+certificate ca authority
+certificate server leaf -CA ca.crt -CAkey ca.key
+"#;
+
+/// Nobody may do anything but the user, and the user nothing but what `micro-store-redis`'s README
+/// names.
+const REDIS_CONF: &str = "\
+bind 127.0.0.1
+port 0
+tls-port 26380
+tls-cert-file {dir}/server.crt
+tls-key-file {dir}/server.key
+tls-ca-cert-file {dir}/ca.crt
+tls-auth-clients no
+dir {dir}
+save \"\"
+appendonly yes
+appendfsync no
+user default off
+user micro on >hunter2 resetkeys ~{*}:* resetchannels &{*}:* -@all +ping +client|setname +info +config|get +get +set +unlink +exists +strlen +getrange +hget +hset +zadd +zrem +zcard +zrangebylex +zrangebyscore +time +eval +evalsha +publish +subscribe +pubsub|numsub
 ";
 
 /// Certificates, then users: authentication can only be turned on in an etcd that runs.

@@ -64,7 +64,11 @@ const INTERFACES: &[&str] = &[
 ];
 
 /// Named like backends; they wrap any backend of their interface and no URL opens them.
-const WRAPPERS: &[&str] = &["micro-registry-cache", "micro-store-cache"];
+const WRAPPERS: &[&str] = &[
+    "micro-broker-delivery",
+    "micro-registry-cache",
+    "micro-store-cache",
+];
 
 /// One entry of a dependency table.
 #[derive(Debug)]

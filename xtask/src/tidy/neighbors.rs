@@ -36,10 +36,23 @@ const SMALL_AT_MOST: usize = 4;
 const CORE_KNOWS: &[(&str, &str)] = &[
     // It picks among the registry's nodes.
     ("micro-selector-core", "micro-registry-core"),
+    // Its typed publishers and handlers choose a codec by content type.
+    ("micro-broker-core", "micro-codec-core"),
 ];
 
 /// Crates of the house that a backend may know though they are no cores: what several backends of one engine share.
-const GLUE: &[&str] = &["micro-etcd", "micro-http", "micro-nats", "micro-tls"];
+const GLUE: &[&str] = &[
+    "micro-broker-delivery",
+    "micro-embedded",
+    "micro-etcd",
+    "micro-http",
+    "micro-lease",
+    "micro-nats",
+    "micro-postgres",
+    "micro-redis",
+    "micro-registry-cache",
+    "micro-tls",
+];
 
 /// What client and server know besides cores: the one resolver, TLS.
 /// `micro-codec-proto`: health and reflection are protobuf whatever else a server speaks.

@@ -26,6 +26,7 @@ pub(super) fn cases() -> Cases {
         a_dropped_call_leaves_the_store_usable,
         a_dropped_batch_is_whole_or_nothing,
         a_dropped_change_takes_no_effect_behind_a_later_one,
+        a_dropped_change_has_happened_or_not_when_the_next_returns,
     ];
     all.extend(cases![super::Needs;
         reopening_finds_everything if durable,
@@ -136,6 +137,38 @@ async fn a_dropped_change_takes_no_effect_behind_a_later_one(store: Backend) {
                 polls(i)
             );
         }
+    }
+}
+
+/// Also if the next one is about something else: what it finds then stays so.
+async fn a_dropped_change_has_happened_or_not_when_the_next_returns(store: Backend) {
+    const TRIES: usize = 30;
+    let mut found = Vec::new();
+    for i in 0..TRIES {
+        let key = format!("dropped-{i}");
+        // More to do than the next one has, so that it would end later.
+        let operations = (0..20)
+            .map(|j| {
+                let other = Record::new(format!("other-{i}-{j}"), vec![0; 10_000]);
+                Operation::write(&orders(), other)
+            })
+            .chain([Operation::write(&orders(), Record::new(&key, ""))])
+            .collect();
+        poll_and_drop(store.batch(operations, BatchOptions::default()), polls(i)).await;
+        put(&store, &orders(), "next", "").await;
+        found.push(read(&store, &orders(), &key).await.is_some());
+    }
+    sleep(BEHIND).await;
+    for (i, found) in found.into_iter().enumerate() {
+        let there = read(&store, &orders(), &format!("dropped-{i}"))
+            .await
+            .is_some();
+        assert_eq!(
+            there,
+            found,
+            "a change that was dropped after {} polls has happened behind the next one",
+            polls(i)
+        );
     }
 }
 

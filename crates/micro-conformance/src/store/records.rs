@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use micro_core::{Random as _, SeededRandom};
 use micro_store_core::{
     DeleteOptions, ErrorKind, ListOptions, MAX_KEY, MAX_METADATA, MAX_VALUE, Record, Scope,
     ScopesOptions, Table, WriteOptions,
@@ -99,6 +100,15 @@ pub(super) fn hostile_keys() -> Vec<String> {
     keys.push("x".repeat(MAX_KEY));
     keys.push("€".repeat(MAX_KEY / 3));
     keys.push(format!("{}y", "x".repeat(MAX_KEY - 1)));
+    // What no index can make smaller, and another that differs from it in the end alone.
+    let dice = SeededRandom::new(7);
+    let mut noise: String = (0..MAX_KEY)
+        .map(|_| char::from(b'!' + (dice.next_u64() % 94) as u8))
+        .collect();
+    noise.replace_range(MAX_KEY - 1.., "a");
+    keys.push(noise.clone());
+    noise.replace_range(MAX_KEY - 1.., "b");
+    keys.push(noise);
     keys
 }
 

@@ -179,7 +179,7 @@ impl GrpcConnection {
             && h2.max_concurrent_send_streams() > 1
             && !counters.is_silent(address)
         {
-            let opening = Session::open(&sender, &mut h2, &target, &limits);
+            let opening = Session::open(&sender, &mut h2, &target, &opts.limits);
             match tokio::time::timeout(CONFIRMED_WITHIN.min(opts.timeout / 2), opening).await {
                 Ok(Ok(Some(session))) => {
                     Counters::add(&counters.sessions, 1);

@@ -12,7 +12,7 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use http::{Method, Request as HttpRequest, StatusCode, Version};
-use micro_core::{Context, Error, Result};
+use micro_core::{Context, Error, Live, Result};
 use micro_transport_core::{Body, BoxFuture, Limits, Request, Response, Trailers};
 use tokio::time::Instant;
 
@@ -46,6 +46,35 @@ struct Calls {
     credit: usize,
     message: usize,
     open: bool,
+    bounds: Bounds,
+}
+
+/// What a call may have, as of a version of the limits.
+#[derive(Clone, Copy)]
+struct Bounds {
+    version: u64,
+    headers: usize,
+    message_out: usize,
+}
+
+impl Bounds {
+    fn of(limits: &Live<Limits>) -> Self {
+        // The version first: if the limits change in between, they are read once more.
+        let version = limits.version();
+        let limits = limits.get();
+        Self {
+            version,
+            headers: limits.headers,
+            message_out: limits.message_out,
+        }
+    }
+
+    fn check(&self, call: &CallOut<'_>, target: &Target) -> Result<()> {
+        let around = call.path.len() + target.address.len();
+        headers::check_out(call.metadata, around, self.headers)
+            .and_then(|()| frame::check_out(call.message.len(), self.message_out))
+            .map_err(|err| err.with_unprocessed(true))
+    }
 }
 
 enum Slot {
@@ -79,7 +108,9 @@ impl Calls {
 }
 
 impl Lane {
-    fn new(greeting: Greeting, limits: &Limits) -> Self {
+    fn new(greeting: Greeting, limits: &Live<Limits>) -> Self {
+        let bounds = Bounds::of(limits);
+        let lane_message = limits.get().lane_message;
         Self {
             open: AtomicBool::new(true),
             calls: Mutex::new(Calls {
@@ -91,8 +122,9 @@ impl Lane {
                 driver: None,
                 // A peer that allows more calls than anybody makes costs us no more memory for it.
                 credit: greeting.calls.min(1 << 16),
-                message: greeting.message.min(limits.lane_message),
+                message: greeting.message.min(lane_message),
                 open: true,
+                bounds,
             }),
             streams: Known::new(),
             any_streams: AtomicBool::new(false),
@@ -126,25 +158,35 @@ impl Lane {
                 && self.streams.get(&request.path).is_some())
     }
 
-    /// Gives a call a number and its bytes to the connection; `None` if it must travel otherwise.
-    fn begin(&self, call: &mut CallOut<'_>, caller: &Waker) -> Option<u32> {
+    /// Gives a call a number and its bytes to the connection; `Ok(None)` if it must travel otherwise.
+    fn begin(
+        &self,
+        call: &mut CallOut<'_>,
+        connection: &GrpcConnection,
+        caller: &Waker,
+    ) -> Result<Option<u32>> {
         let mut calls = self.lock();
         let calls = &mut *calls;
+        if calls.bounds.version != connection.limits.version() {
+            calls.bounds = Bounds::of(&connection.limits);
+        }
+        calls.bounds.check(call, &connection.target)?;
         if !calls.open || call.message.len() > calls.message {
-            return None;
+            return Ok(None);
         }
         let id = match calls.free.pop() {
             Some(id) => id,
             None if calls.slots.len() < calls.credit => {
                 calls.slots.push(Slot::Free);
-                u32::try_from(calls.slots.len()).ok()?
+                // The credit is far below what does not fit.
+                u32::try_from(calls.slots.len()).unwrap_or(u32::MAX)
             }
-            None => return None,
+            None => return Ok(None),
         };
         call.id = id;
         if !calls.writer.call(call, &mut calls.out) {
             calls.free.push(id);
-            return None;
+            return Ok(None);
         }
         let waiting = Slot::Waiting {
             caller: caller.clone(),
@@ -158,7 +200,7 @@ impl Lane {
         if let Some(driver) = calls.driver.take() {
             driver.wake();
         }
-        Some(id)
+        Ok(Some(id))
     }
 
     /// The answer, once it is here. Then the number is free.
@@ -295,23 +337,21 @@ impl<'a> LaneCall<'a> {
     }
 
     /// `Ok(None)` if the call must travel otherwise.
-    fn begin(&self, request: &Request, caller: &Waker) -> Result<Option<u32>> {
+    fn begin(
+        lane: &Lane,
+        connection: &GrpcConnection,
+        cx: &Context,
+        request: &Request,
+        caller: &Waker,
+    ) -> Result<Option<u32>> {
         let Body::Message(message) = &request.body else {
             return Ok(None);
         };
-        if !self.connection.state.is_open() {
+        if !connection.state.is_open() {
             // The same error as on the other way.
             return Ok(None);
         }
-        let (most_headers, message_out) = {
-            let limits = self.connection.limits.get();
-            (limits.headers, limits.message_out)
-        };
-        let target = request.path.len() + self.connection.target.address.len();
-        headers::check_out(&request.metadata, target, most_headers)
-            .map_err(|err| err.with_unprocessed(true))?;
-        frame::check_out(message.len(), message_out).map_err(|err| err.with_unprocessed(true))?;
-        let timeout = match self.cx.remaining() {
+        let timeout = match cx.remaining() {
             Some(left) if left.is_zero() => {
                 return Err(Error::deadline_exceeded(
                     "the time for the call ran out before it was sent",
@@ -322,21 +362,17 @@ impl<'a> LaneCall<'a> {
             Some(left) => u64::try_from(left.as_nanos()).unwrap_or(0),
             None => 0,
         };
-        let more = (!request.metadata.contains("user-agent")).then(|| {
-            let agent = &self.connection.target.agent;
-            (agent.0.clone(), agent.1.clone())
-        });
         let mut call = CallOut {
             id: 0,
             path: &request.path,
             content_type: &request.content_type,
             timeout,
-            attempt: self.cx.attempt(),
+            attempt: cx.attempt(),
             metadata: &request.metadata,
-            more,
+            agent: Some(&connection.target.agent),
             message,
         };
-        Ok(self.lane.begin(&mut call, caller))
+        lane.begin(&mut call, connection, caller)
     }
 
     fn answer(
@@ -385,12 +421,14 @@ impl Future for LaneCall<'_> {
         let this = &mut *self;
         loop {
             match &mut this.state {
-                State::Start(_) => {
+                State::Start(request) => {
+                    let begun =
+                        Self::begin(this.lane, this.connection, this.cx, request, task.waker());
                     let State::Start(request) = std::mem::replace(&mut this.state, State::Over)
                     else {
                         continue;
                     };
-                    match this.begin(&request, task.waker())? {
+                    match begun? {
                         Some(id) => {
                             Counters::add(&this.connection.counters.calls, 1);
                             this.state = State::Waiting {
@@ -469,11 +507,12 @@ impl Session {
         sender: &SendRequest<Bytes>,
         h2: &mut Connection<Io, Bytes>,
         target: &Target,
-        limits: &Limits,
+        live: &Live<Limits>,
     ) -> Result<Option<Self>, h2::Error> {
         let Some(head) = head(target, OPEN) else {
             return Ok(None);
         };
+        let limits = live.get_arc();
         let (response, mut send) = sender.clone().send_request(head, false)?;
         let answer = limits.lane_message.min(limits.message_in);
         let mut out = BytesMut::new();
@@ -508,7 +547,7 @@ impl Session {
             return Ok(None);
         };
         Ok(Some(Self {
-            lane: Arc::new(Lane::new(greeting, limits)),
+            lane: Arc::new(Lane::new(greeting, live)),
             send,
             recv,
             deframer: opening.deframer,

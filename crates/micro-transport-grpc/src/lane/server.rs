@@ -49,6 +49,8 @@ pub(crate) struct Session {
     reader: Reader,
     writer: Writer,
     out: BytesMut,
+    /// The path of the last call, as the reader has it and as we do: mostly it is the next one's.
+    last_path: Option<(Arc<str>, Arc<Path>)>,
     waiting: FuturesUnordered<Waiting>,
     /// Calls whose handlers compute for long; dropping the set ends them.
     tasks: JoinSet<Done>,
@@ -135,6 +137,7 @@ impl Session {
             reader: Reader::new(),
             writer: Writer::default(),
             out,
+            last_path: None,
             waiting: FuturesUnordered::new(),
             tasks: JoinSet::new(),
             callers: Vec::new(),
@@ -266,11 +269,11 @@ impl Session {
 
     fn done(&mut self, done: Done, patience: &mut Patience, limits: PerCall) {
         self.active -= 1;
-        if let Some(caller) = self.callers.get_mut(done.id as usize - 1) {
+        if let Some(caller) = self.callers.get_mut(done.call.id as usize - 1) {
             *caller = None;
         }
         patience.count(done.ended);
-        self.answer(done, limits);
+        self.answer(done.call, done.outcome, limits);
     }
 
     fn per_call(&self) -> PerCall {
@@ -327,7 +330,7 @@ impl Session {
                     return Err(wire::broken("a session begins with a greeting").into());
                 }
                 Up::Call(call) => {
-                    let path = paths.get(&call.path);
+                    let path = self.path(&call.path, paths);
                     let now = now.get_or_insert_with(|| self.conn.clock.now());
                     let ended = self.call(call, path, now, limits, cx)?;
                     self.noise = (self.noise + 1).min(NOISE);
@@ -355,6 +358,17 @@ impl Session {
         }
         // Whoever makes room wakes us.
         Ok(false)
+    }
+
+    fn path(&mut self, path: &Arc<str>, paths: &mut Paths) -> Arc<Path> {
+        if let Some((last, known)) = &self.last_path
+            && Arc::ptr_eq(last, path)
+        {
+            return Arc::clone(known);
+        }
+        let known = paths.get(path);
+        self.last_path = Some((Arc::clone(path), Arc::clone(&known)));
+        known
     }
 
     fn noise(&mut self) -> Result<(), Broken> {
@@ -425,11 +439,25 @@ impl Session {
         .with_peer(Arc::clone(&self.conn.peer));
         let handler = Arc::clone(&self.conn.handler);
         let begun = std::panic::catch_unwind(AssertUnwindSafe(|| handler.call(context, request)));
-        let mut waiting = Waiting {
+        let slow = self.conn.slow.contains(&path.path);
+        let mut canceller = Some(canceller);
+        let mut handler = None;
+        let outcome = match begun {
+            Err(_) => Poll::Ready(Err(panicked(&path.path))),
+            Ok(begun) => {
+                let begun = handler.insert(begun);
+                if slow {
+                    Poll::Pending
+                } else {
+                    poll_handler(begun, &path, &self.conn, &mut canceller, now, cx)
+                }
+            }
+        };
+        let call = Begun {
             id,
-            conn: Arc::clone(&self.conn),
-            handler: None,
-            canceller: Some(canceller),
+            path,
+            codec: call.content_type,
+            canceller,
             arrived,
             // The default is not in the context: the answer may turn out to be a stream, which has
             // no such limit.
@@ -439,33 +467,26 @@ impl Session {
                 arrived.checked_add(limits.call)
             },
             default_deadline: timeout.is_none(),
-            codec: call.content_type,
-            path,
-            timer: None,
-            caller: None,
         };
-        match begun {
-            Ok(handler) => waiting.handler = Some(handler),
-            Err(_) => {
-                let err = Err(panicked(&waiting.path.path));
-                let done = waiting.done(err, Ended::Answered);
-                self.answer(done, limits);
-                return Ok(Some(Ended::Answered));
-            }
-        }
-        let slow = self.conn.slow.contains(&waiting.path.path);
-        if !slow && let Poll::Ready(outcome) = waiting.poll_handler(now, cx) {
-            let done = waiting.done(outcome, Ended::Answered);
-            self.answer(done, limits);
+        if let Poll::Ready(outcome) = outcome {
+            // The handler first: what it holds should not outlive the answer.
+            drop(handler);
+            self.answer(call, outcome, limits);
             return Ok(Some(Ended::Answered));
         }
         let caller = Arc::new(Gone::default());
-        waiting.caller = Some(Arc::clone(&caller));
         if self.callers.len() <= place {
             self.callers.resize(place + 1, None);
         }
-        self.callers[place] = Some(caller);
+        self.callers[place] = Some(Arc::clone(&caller));
         self.active += 1;
+        let waiting = Waiting {
+            call: Some(call),
+            conn: Arc::clone(&self.conn),
+            handler,
+            timer: None,
+            caller,
+        };
         if slow {
             self.tasks.spawn(waiting);
         } else {
@@ -480,35 +501,38 @@ impl Session {
         wire::put_failure(id, &status::encode(err), unprocessed, &mut self.out);
     }
 
-    fn answer(&mut self, done: Done, limits: PerCall) {
-        let id = done.id;
-        let response = match done.outcome.as_ref() {
+    fn answer(&mut self, call: Begun, outcome: Result<Response>, limits: PerCall) {
+        let id = call.id;
+        let response = match outcome {
             Ok(response) => response,
             Err(err) => {
-                let err = status::encode(err);
-                wire::put_failure(id, &err, false, &mut self.out);
+                self.fail(id, &err, false);
                 return;
             }
         };
         let Body::Message(message) = &response.body else {
-            self.park(done);
+            self.park(call, response);
             return;
         };
         let none = Metadata::new();
         let trailers = response.trailers.get().unwrap_or(&none);
+        // The request's is known to be one.
+        let content_type = (response.content_type != call.codec).then_some(&response.content_type);
         let checked = frame::check_out(message.len(), limits.message_out)
             .and_then(|()| headers::check_out(&response.metadata, 0, limits.headers))
             .and_then(|()| headers::check_out(trailers, 0, limits.headers))
-            .and_then(|()| headers::grpc_of(&response.content_type).map(|_| ()));
+            .and_then(|()| match content_type {
+                Some(content_type) => headers::grpc_of(content_type).map(|_| ()),
+                None => Ok(()),
+            });
         if let Err(err) = checked {
             self.fail(id, &err, false);
             return;
         }
-        let content_type = (response.content_type != done.codec).then_some(&response.content_type);
         if message.len() > self.limits.answer
             || content_type.is_some_and(|content_type| !wire::is_content_type(content_type))
         {
-            self.park(done);
+            self.park(call, response);
             return;
         }
         let answer = AnswerOut {
@@ -522,30 +546,27 @@ impl Session {
     }
 
     /// Keeps an answer until it is taken.
-    fn park(&mut self, done: Done) {
-        let Ok(response) = done.outcome else {
-            return;
-        };
+    fn park(&mut self, call: Begun, response: Response) {
         let is_stream = matches!(response.body, Body::Stream(_));
         if self.parked.len() >= self.limits.calls {
             let err = Error::resource_exhausted("too many answers wait to be taken");
-            self.fail(done.id, &err, false);
+            self.fail(call.id, &err, false);
             return;
         }
         let take = SystemRandom.next_u64().max(1);
         let parked = Call::park(
             &self.conn,
-            done.path,
-            done.codec,
-            done.arrived,
-            done.deadline,
-            done.default_deadline,
-            done.canceller,
+            call.path,
+            call.codec,
+            call.arrived,
+            call.deadline,
+            call.default_deadline,
+            call.canceller,
             response,
         );
         let until = TokioInstant::now() + TAKEN_WITHIN;
         self.parked.insert(take, (parked, until));
-        wire::put_take(done.id, take, is_stream, &mut self.out);
+        wire::put_take(call.id, take, is_stream, &mut self.out);
     }
 
     /// Drops answers that nobody has taken.
@@ -583,26 +604,9 @@ impl From<Error> for Broken {
     }
 }
 
-/// A call whose handler runs.
-struct Waiting {
+/// A call that has begun.
+struct Begun {
     id: u32,
-    conn: Arc<Conn>,
-    path: Arc<Path>,
-    codec: Cow<'static, str>,
-    handler: Option<BoxFuture<'static, Result<Response>>>,
-    canceller: Option<Canceller>,
-    arrived: Instant,
-    deadline: Option<Instant>,
-    default_deadline: bool,
-    timer: Option<Pin<Box<Sleep>>>,
-    caller: Option<Arc<Gone>>,
-}
-
-/// A call whose handler is done.
-struct Done {
-    id: u32,
-    outcome: Result<Response>,
-    ended: Ended,
     path: Arc<Path>,
     codec: Cow<'static, str>,
     canceller: Option<Canceller>,
@@ -611,57 +615,95 @@ struct Done {
     default_deadline: bool,
 }
 
-impl Waiting {
-    /// Polls the handler and notes how long it took; `now` is when it begins, and then ends.
-    fn poll_handler(
-        &mut self,
-        now: &mut Instant,
-        cx: &mut TaskContext<'_>,
-    ) -> Poll<Result<Response>> {
-        let Some(handler) = &mut self.handler else {
-            return Poll::Pending;
-        };
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)));
-        let began = std::mem::replace(now, self.conn.clock.now());
-        if self.path.polled(now.saturating_duration_since(began)) {
-            self.conn.slow.add(&self.path.path);
-        }
-        match polled {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                self.cancel();
-                Poll::Ready(Err(panicked(&self.path.path)))
-            }
-        }
-    }
-
+impl Begun {
     fn cancel(&mut self) {
         if let Some(canceller) = self.canceller.take() {
             canceller.cancel();
         }
     }
+}
 
-    fn done(&mut self, outcome: Result<Response>, ended: Ended) -> Done {
-        self.handler = None;
-        Done {
-            id: self.id,
-            outcome,
-            ended,
-            path: Arc::clone(&self.path),
-            codec: std::mem::take(&mut self.codec),
-            canceller: self.canceller.take(),
-            arrived: self.arrived,
-            deadline: self.deadline,
-            default_deadline: self.default_deadline,
+/// Polls a handler and notes how long it took; `now` is when it begins, and then ends.
+fn poll_handler(
+    handler: &mut BoxFuture<'static, Result<Response>>,
+    path: &Path,
+    conn: &Conn,
+    canceller: &mut Option<Canceller>,
+    now: &mut Instant,
+    cx: &mut TaskContext<'_>,
+) -> Poll<Result<Response>> {
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)));
+    let began = std::mem::replace(now, conn.clock.now());
+    if path.polled(now.saturating_duration_since(began)) {
+        conn.slow.add(&path.path);
+    }
+    polled.unwrap_or_else(|_| {
+        if let Some(canceller) = canceller.take() {
+            canceller.cancel();
         }
+        Poll::Ready(Err(panicked(&path.path)))
+    })
+}
+
+/// A call whose handler waits, or runs in a task of its own.
+struct Waiting {
+    /// `None` once it is done.
+    call: Option<Begun>,
+    conn: Arc<Conn>,
+    handler: Option<BoxFuture<'static, Result<Response>>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    caller: Arc<Gone>,
+}
+
+/// A call whose handler is done.
+struct Done {
+    call: Begun,
+    outcome: Result<Response>,
+    ended: Ended,
+}
+
+impl Waiting {
+    fn is_gone(&self, cx: &TaskContext<'_>) -> bool {
+        self.caller.waker.register(cx.waker());
+        self.caller.gone.load(Ordering::Acquire)
     }
 
-    fn is_gone(&self, cx: &TaskContext<'_>) -> bool {
-        let Some(caller) = &self.caller else {
-            return false;
+    /// The outcome, and how the call ended, once it has.
+    fn poll_outcome(
+        &mut self,
+        call: &mut Begun,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<(Result<Response>, Ended)> {
+        let mut now = self.conn.clock.now();
+        // First whether anybody waits: what is woken by the caller's leaving should not run again.
+        if self.is_gone(cx) {
+            // Cancelled first, so that whatever hears of it runs before the drop.
+            call.cancel();
+            let age = now.saturating_duration_since(call.arrived);
+            let ended = if age < EARLY {
+                Ended::GivenUpEarly
+            } else {
+                Ended::GivenUp
+            };
+            let err = Error::cancelled("the caller gave the call up");
+            return Poll::Ready((Err(err), ended));
+        }
+        if let Some(handler) = &mut self.handler {
+            let canceller = &mut call.canceller;
+            let polled = poll_handler(handler, &call.path, &self.conn, canceller, &mut now, cx);
+            if let Poll::Ready(outcome) = polled {
+                return Poll::Ready((outcome, Ended::Answered));
+            }
+        }
+        let Some(deadline) = call.deadline else {
+            return Poll::Pending;
         };
-        caller.waker.register(cx.waker());
-        caller.gone.load(Ordering::Acquire)
+        let timer = self.timer.get_or_insert_with(|| {
+            Box::pin(tokio::time::sleep(deadline.saturating_duration_since(now)))
+        });
+        ready!(timer.as_mut().poll(cx));
+        call.cancel();
+        Poll::Ready((Err(out_of_time()), Ended::Answered))
     }
 }
 
@@ -670,40 +712,27 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Done> {
         let this = &mut *self;
-        let mut now = this.conn.clock.now();
-        // First whether anybody waits: what is woken by the caller's leaving should not run again.
-        if this.is_gone(cx) {
-            // Cancelled first, so that whatever hears of it runs before the drop.
-            this.cancel();
-            let age = now.saturating_duration_since(this.arrived);
-            let ended = if age < EARLY {
-                Ended::GivenUpEarly
-            } else {
-                Ended::GivenUp
-            };
-            let err = Error::cancelled("the caller gave the call up");
-            return Poll::Ready(this.done(Err(err), ended));
-        }
-        if let Poll::Ready(outcome) = this.poll_handler(&mut now, cx) {
-            return Poll::Ready(this.done(outcome, Ended::Answered));
-        }
-        let Some(deadline) = this.deadline else {
+        let Some(mut call) = this.call.take() else {
             return Poll::Pending;
         };
-        let timer = this.timer.get_or_insert_with(|| {
-            Box::pin(tokio::time::sleep(deadline.saturating_duration_since(now)))
-        });
-        ready!(timer.as_mut().poll(cx));
-        this.cancel();
-        Poll::Ready(this.done(Err(out_of_time()), Ended::Answered))
+        let Poll::Ready((outcome, ended)) = this.poll_outcome(&mut call, cx) else {
+            this.call = Some(call);
+            return Poll::Pending;
+        };
+        this.handler = None;
+        Poll::Ready(Done {
+            call,
+            outcome,
+            ended,
+        })
     }
 }
 
 /// A call that is dropped before its end has no caller any more.
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.handler.is_some() {
-            self.cancel();
+        if let Some(call) = &mut self.call {
+            call.cancel();
         }
     }
 }

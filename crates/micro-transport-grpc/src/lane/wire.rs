@@ -36,24 +36,50 @@ pub(crate) fn broken(what: &'static str) -> Error {
 
 // ---- writing -----------------------------------------------------------------------------------
 
-fn varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
+/// A few numbers on their way into a buffer, whose room is then asked for once.
+#[derive(Default)]
+struct Few {
+    /// Room for two keys with the largest of numbers.
+    bytes: [u8; 24],
+    len: usize,
+}
+
+impl Few {
+    fn varint(mut self, mut value: u64) -> Self {
+        while value >= 0x80 {
+            self.bytes[self.len] = value as u8 | 0x80;
+            self.len += 1;
+            value >>= 7;
+        }
+        self.bytes[self.len] = value as u8;
+        self.len += 1;
+        self
     }
-    out.put_u8(value as u8);
+
+    /// A field; none for 0.
+    fn number(self, field: u8, value: u64) -> Self {
+        if value == 0 {
+            return self;
+        }
+        self.varint(u64::from(field << 3)).varint(value)
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        out.put_slice(&self.bytes[..self.len]);
+    }
+}
+
+fn varint(out: &mut BytesMut, value: u64) {
+    Few::default().varint(value).put(out);
 }
 
 fn number(out: &mut BytesMut, field: u8, value: u64) {
-    if value > 0 {
-        out.put_u8(field << 3);
-        varint(out, value);
-    }
+    Few::default().number(field, value).put(out);
 }
 
 fn bytes(out: &mut BytesMut, field: u8, value: &[u8]) {
-    out.put_u8(field << 3 | 2);
-    varint(out, value.len() as u64);
+    let head = Few::default().varint(u64::from(field << 3 | 2));
+    head.varint(value.len() as u64).put(out);
     out.put_slice(value);
 }
 
@@ -98,6 +124,35 @@ pub(crate) struct Writer {
     literals: Vec<(Bytes, Bytes)>,
     last_path: Option<(Arc<str>, usize)>,
     last_type: Option<(Cow<'static, str>, usize)>,
+    /// What calls of the last few kinds have in common.
+    kinds: Vec<Kind>,
+    /// Which kind is replaced next.
+    next_kind: usize,
+    /// Whether the message that is being written defines anything.
+    defines: bool,
+}
+
+/// Calls of one kind are alike but for number, time and message: what they have in common is put
+/// together once, and copied from then on.
+#[derive(Debug)]
+struct Kind {
+    path: Arc<str>,
+    content_type: Cow<'static, str>,
+    attempt: u32,
+    metadata: Metadata,
+    bytes: Vec<u8>,
+}
+
+impl Kind {
+    /// How many are kept.
+    const MOST: usize = 8;
+
+    fn is_of(&self, call: &CallOut<'_>) -> bool {
+        Arc::ptr_eq(&self.path, call.path)
+            && self.metadata.shares(call.metadata)
+            && self.attempt == call.attempt
+            && self.content_type == *call.content_type
+    }
 }
 
 impl Writer {
@@ -143,8 +198,10 @@ impl Writer {
             if self.last_type.as_ref().is_some_and(|(_, i)| *i == index) {
                 self.last_type = None;
             }
+            self.kinds.clear();
             index
         };
+        self.defines = true;
         self.known.insert(self.key.as_slice().into(), index);
         self.refer(index);
         let mut size = varint_len(index as u64) + 1 + field_len(value);
@@ -164,6 +221,7 @@ impl Writer {
     /// Begins a message: what earlier ones referred to may be replaced again.
     fn begin(&mut self, out: &mut BytesMut, payload: usize) -> usize {
         self.message += 1;
+        self.defines = false;
         begin(out, payload)
     }
 
@@ -272,30 +330,61 @@ impl Writer {
     /// Writes a call. False, and nothing written, if it cannot be one.
     pub(crate) fn call(&mut self, call: &CallOut<'_>, out: &mut BytesMut) -> bool {
         let at = self.begin(out, call.message.len());
-        number(out, 1, u64::from(call.id));
+        let own = Few::default().number(1, u64::from(call.id));
+        let own = own.number(5, call.timeout);
+        own.put(out);
+        if let Some(kind) = self.kinds.iter().find(|kind| kind.is_of(call)) {
+            out.put_slice(&kind.bytes);
+            bytes(out, 15, call.message);
+            end(out, at);
+            return true;
+        }
+        let common = out.len();
         let path = self.path(call.path, out);
         let content_type = self.content_type(call.content_type, out);
         let (Some(path), true) = (path, content_type > 0) else {
             // A definition may have been written: it stands, in a message that is no call.
-            let entries = out.split_off(at);
-            let had_id = 1 + varint_len(u64::from(call.id));
-            if entries.len() > frame::PREFIX + had_id {
+            let entries = out.split_off(common);
+            out.truncate(at);
+            if !entries.is_empty() {
                 let start = begin(out, 0);
-                out.put_slice(&entries[frame::PREFIX + had_id..]);
+                out.put_slice(&entries);
                 end(out, start);
             }
             return false;
         };
-        number(out, 3, path as u64);
-        number(out, 4, content_type as u64);
-        number(out, 5, call.timeout);
+        let head = Few::default().number(3, path as u64);
+        head.number(4, content_type as u64).put(out);
         number(out, 6, u64::from(call.attempt));
-        let more = call.more.iter().map(|(name, value)| (name, value));
-        self.metadata(8, call.metadata.iter_bytes().chain(more), out);
+        let agent = call.agent.filter(|(name, _)| {
+            // Metadata may bring their own.
+            std::str::from_utf8(name).is_ok_and(|name| !call.metadata.contains(name))
+        });
+        let agent = agent.map(|(name, value)| (name, value));
+        self.metadata(8, call.metadata.iter_bytes().chain(agent), out);
+        if self.literals.is_empty() && !self.defines {
+            self.keep_kind(call, &out[common..]);
+        }
         self.literals(out);
         bytes(out, 15, call.message);
         end(out, at);
         true
+    }
+
+    fn keep_kind(&mut self, call: &CallOut<'_>, bytes: &[u8]) {
+        let kind = Kind {
+            path: Arc::clone(call.path),
+            content_type: call.content_type.clone(),
+            attempt: call.attempt,
+            metadata: call.metadata.clone(),
+            bytes: bytes.to_vec(),
+        };
+        if self.kinds.len() < Kind::MOST {
+            self.kinds.push(kind);
+            return;
+        }
+        self.kinds[self.next_kind] = kind;
+        self.next_kind = (self.next_kind + 1) % Kind::MOST;
     }
 
     /// Writes an answer with a message.
@@ -346,7 +435,8 @@ pub(crate) struct CallOut<'a> {
     pub(crate) timeout: u64,
     pub(crate) attempt: u32,
     pub(crate) metadata: &'a Metadata,
-    pub(crate) more: Option<(Bytes, Bytes)>,
+    /// What is added to the metadata unless they have it: name and value.
+    pub(crate) agent: Option<&'a (Bytes, Bytes)>,
     pub(crate) message: &'a [u8],
 }
 
@@ -976,6 +1066,58 @@ mod tests {
         metadata
     }
 
+    #[test]
+    fn calls_of_one_kind_are_alike_until_what_they_refer_to_is_replaced() {
+        let (mut writer, mut reader) = (Writer::default(), Reader::new());
+        let agent = (Bytes::from_static(b"user-agent"), Bytes::from_static(b"t"));
+        let content_type = Cow::Borrowed("application/json");
+        let mut own = Metadata::new();
+        own.insert("x-tenant", "acme").unwrap();
+        let path: Arc<str> = "/a.B/C".into();
+        let mut sent = |writer: &mut Writer, path: &Arc<str>, metadata: &Metadata| {
+            let mut out = BytesMut::new();
+            let call = CallOut {
+                id: 1,
+                path,
+                content_type: &content_type,
+                timeout: 5_000_000_000,
+                attempt: 0,
+                metadata,
+                agent: Some(&agent),
+                message: b"hello",
+            };
+            assert!(writer.call(&call, &mut out));
+            let Ok(Up::Call(call)) = reader.up(&out.split_off(frame::PREFIX).freeze()) else {
+                panic!("a call")
+            };
+            assert_eq!((&call.path, &*call.message), (path, &b"hello"[..]));
+            assert_eq!(call.timeout, 5_000_000_000);
+            let read = call.metadata.unwrap();
+            assert_eq!(read.get("x-tenant"), metadata.get("x-tenant"));
+            assert_eq!(
+                read.get("user-agent"),
+                metadata.get("user-agent").or(Some("t"))
+            );
+        };
+        // The first defines, the second is kept, the third is copied.
+        for kinds in [0, 1, 1] {
+            sent(&mut writer, &path, &own);
+            assert_eq!(writer.kinds.len(), kinds);
+        }
+        let mut agents = own.clone();
+        agents.insert("user-agent", "mine").unwrap();
+        for kinds in [1, 2, 2] {
+            sent(&mut writer, &path, &agents);
+            assert_eq!(writer.kinds.len(), kinds);
+        }
+        // So many others that all of the table is replaced.
+        for i in 0..ENTRIES {
+            sent(&mut writer, &format!("/a.B/C{i}").into(), &own);
+        }
+        sent(&mut writer, &path, &own);
+        sent(&mut writer, &path, &agents);
+    }
+
     fn change(random: &SeededRandom, bytes: &mut Vec<u8>) {
         let below = |n: usize| (random.next_u64() % n.max(1) as u64) as usize;
         for _ in 0..=below(2) {
@@ -1014,11 +1156,17 @@ mod tests {
         while Instant::now() < end {
             let (mut writer, mut up, mut down) = (Writer::default(), Reader::new(), Reader::new());
             let mut answers = Writer::default();
+            let mut last = (metadata(&random), 0);
             for _ in 0..200 {
-                let (sent, behind) = (metadata(&random), metadata(&random));
+                let behind = metadata(&random);
+                // Every other one is like the one before, and shares its metadata.
+                if random.next_u64().is_multiple_of(2) {
+                    last = (metadata(&random), (random.next_u64() % 300) as usize);
+                }
+                let sent = last.0.clone();
                 let id = (random.next_u64() % 300) as u32 + 1;
                 let payload = random.next_u64().to_le_bytes();
-                let path = &paths[(random.next_u64() % 300) as usize];
+                let path = &paths[last.1];
                 let content_type = Cow::Borrowed("application/json");
                 let mut out = BytesMut::new();
                 assert!(writer.call(
@@ -1029,7 +1177,7 @@ mod tests {
                         timeout: random.next_u64(),
                         attempt: 3,
                         metadata: &sent,
-                        more: None,
+                        agent: None,
                         message: &payload,
                     },
                     &mut out,
@@ -1096,6 +1244,7 @@ mod tests {
                 }
             }
             assert!(writer.keys.len() <= ENTRIES && writer.known.len() == writer.keys.len());
+            assert!(writer.kinds.len() <= Kind::MOST);
         }
         println!("{messages} messages, {refused} refused, {agreed} read as prost does");
         assert!(refused > 0 && agreed > 0);

@@ -4,6 +4,10 @@
 //! in each round every stack has one turn, and the one that begins changes from round to round. The
 //! ratios compare the turns of one round.
 
+#[cfg(feature = "micro")]
+mod beside;
+mod rated;
+
 use std::time::Duration;
 
 use crate::Result;
@@ -19,6 +23,8 @@ use crate::wire;
 const OURS: &str = "micro";
 /// The same without the fast lane.
 const PLAIN: &str = "micro-plain";
+/// What a call costs at least on the library under both.
+const STREAM: &str = "tonic-stream";
 /// What it is measured against: what the field uses, and the limit.
 const PEERS: [&str; 2] = ["tonic", "mux"];
 /// The stacks whose absolute figures are worth a line of their own; the tables have all.
@@ -33,6 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<Findings> {
         .collect::<Result<Vec<_>>>()?;
     let mut findings = Findings::default();
     let mut ratios = Ratios::new(options);
+    let mut capacities = Vec::new();
     for &size in &options.sizes {
         for &callers in &options.callers {
             let cell = Cell { size, callers };
@@ -40,9 +47,21 @@ pub(crate) fn run(options: &Options) -> Result<Findings> {
             let series = rounds(&mut stacks, cell, options)?;
             findings.tables.push(table(cell, &series));
             findings.figures.extend(figures(cell, &series, &mut ratios));
+            if cell == rated::CELL {
+                capacities = series
+                    .iter()
+                    .map(|series| series.median(|sample| sample.rate))
+                    .collect();
+            }
         }
     }
     findings.tables.push(ratios.table);
+    rated::run(&mut stacks, &capacities, options, &mut findings)?;
+    drop(stacks);
+    #[cfg(feature = "micro")]
+    if options.stacks.iter().any(|stack| stack == OURS) {
+        beside::run(options, &mut findings)?;
+    }
     Ok(findings)
 }
 
@@ -150,6 +169,7 @@ fn rounds(stacks: &mut [Pair], cell: Cell, options: &Options) -> Result<Vec<Seri
         .collect();
     let turn = Turn {
         cell,
+        rate: 0,
         time: Duration::from_secs_f64(options.seconds),
     };
     for round in 0..options.pairs {
@@ -267,6 +287,13 @@ fn figures(cell: Cell, series: &[Series], ratios: &mut Ratios) -> Vec<Figure> {
         figures.push(ratio("rps", |sample| sample.rate));
         figures.push(ratio("cpu", Sample::cpu));
         figures.push(ratio("p99", |sample| sample.p99));
+    }
+    for (peer, name) in [(STREAM, "stream"), ("mux", "mux")] {
+        if let (1, Some(ours), Some(theirs)) = (cell.callers, find(OURS), find(peer)) {
+            let p50 = |series: &Series| series.each(|sample| sample.p50);
+            let name = format!("{prefix}_p50_vs_{name}");
+            figures.push(Figure::ratio(name, &p50(ours), &p50(theirs)));
+        }
     }
     for stack in series
         .iter()

@@ -4,16 +4,49 @@
 use std::process;
 
 use bytes::Bytes;
-use micro::{Context, Metadata, Middleware, Next, Request, Response, Service, async_trait};
+use micro::{
+    Context, Metadata, Middleware, Next, Request, Response, Service, TlsIdentity, async_trait,
+};
+use micro_tls::Pem;
+use micro_tls::dev::Authority;
 
 use crate::Result;
 use crate::stacks::{Client, METADATA, Serving, TIMEOUT};
 
-/// micro as an application uses it: on the fast lane, or as plain gRPC.
-pub(crate) struct Micro<const LANE: bool>;
+/// micro as an application uses it: on the fast lane, or as plain gRPC; in the clear, or with both
+/// sides known by their certificates.
+pub(crate) struct Micro<const LANE: bool, const TLS: bool>;
 
-impl<const LANE: bool> Micro<LANE> {
+impl<const LANE: bool, const TLS: bool> Micro<LANE, TLS> {
     const TRANSPORT: &'static str = if LANE { "grpc" } else { "grpc:?lane=off" };
+}
+
+/// Where all servers listen, and what their certificates are for.
+const HOST: &str = "127.0.0.1";
+
+/// A certificate, its key, and the authority: PEM, in hexadecimal digits and one word.
+struct Certified(String);
+
+impl Certified {
+    fn new() -> Result<Self> {
+        let authority = Authority::new("bench")?;
+        let (certificate, key) = authority.issue_pem(&[HOST])?;
+        let parts = [certificate, key, authority.pem()];
+        let parts = parts.map(|pem| pem.bytes().map(|byte| format!("{byte:02x}")).collect());
+        Ok(Self(<[String]>::join(&parts, ".")))
+    }
+
+    fn identity(&self) -> Result<TlsIdentity> {
+        let mut parts = Vec::new();
+        for part in self.0.split('.') {
+            let digits = part.as_bytes().chunks(2).map(std::str::from_utf8);
+            let bytes = digits.map(|digits| Ok(u8::from_str_radix(digits?, 16)?));
+            parts.push(String::from_utf8(bytes.collect::<Result<Vec<_>>>()?)?);
+        }
+        let [certificate, key, root] = <[String; 3]>::try_from(parts).map_err(|_| "three parts")?;
+        let pem = Pem::new().with_certificate(certificate, key);
+        Ok(pem.with_roots(root).with_require_client(true).read()?)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, micro::Message)]
@@ -50,12 +83,18 @@ impl Middleware for Pass {
     }
 }
 
-impl<const LANE: bool> crate::stacks::Echo for Micro<LANE> {
-    const NAME: &'static str = if LANE { "micro" } else { "micro-plain" };
-    const ABOUT: &'static str = if LANE {
-        "micro with everything on, by name"
-    } else {
-        "the same as plain gRPC, without the fast lane"
+impl<const LANE: bool, const TLS: bool> crate::stacks::Echo for Micro<LANE, TLS> {
+    const NAME: &'static str = match (LANE, TLS) {
+        (true, false) => "micro",
+        (false, false) => "micro-plain",
+        (true, true) => "micro-mtls",
+        (false, true) => "micro-plain-mtls",
+    };
+    const ABOUT: &'static str = match (LANE, TLS) {
+        (true, false) => "micro with everything on, by name",
+        (false, false) => "the same as plain gRPC, without the fast lane",
+        (true, true) => "micro over mutual TLS",
+        (false, true) => "plain gRPC over mutual TLS",
     };
 
     type Client = Caller;
@@ -63,24 +102,32 @@ impl<const LANE: bool> crate::stacks::Echo for Micro<LANE> {
     async fn serve() -> Result<Serving> {
         // A name of this run's own: two benchmarks on one machine do not meet.
         let name = format!("bench-{}", process::id());
-        let running = Service::new(&name)
+        let mut target = name.clone();
+        let mut service = Service::new(&name)
             .transport_url(Self::TRANSPORT)
             .middleware(Pass)
-            .handle(EchoServer::new(Mirror))
-            .start()
-            .await?;
+            .handle(EchoServer::new(Mirror));
+        if TLS {
+            let certified = Certified::new()?;
+            service = service.address(HOST).identity(certified.identity()?);
+            target = format!("{target},{}", certified.0);
+        }
+        let running = service.start().await?;
         Ok(Serving {
-            target: name,
+            target,
             end: Box::pin(async move { Ok(running.stop().await?) }),
         })
     }
 
     async fn connect(target: &str) -> Result<Caller> {
-        let client = Service::new("bench-client")
+        let (target, certified) = target.split_once(',').unwrap_or((target, ""));
+        let mut service = Service::new("bench-client")
             .transport_url(Self::TRANSPORT)
-            .client_middleware(Pass)
-            .client()
-            .await?;
+            .client_middleware(Pass);
+        if TLS {
+            service = service.identity(Certified(certified.to_owned()).identity()?);
+        }
+        let client = service.client().await?;
         let mut metadata = Metadata::new();
         for (name, value) in METADATA {
             metadata.insert(name, value)?;

@@ -20,7 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 
-use self::generated::EchoMessage;
+pub(crate) use self::generated::EchoMessage;
 use self::generated::echo_client::EchoClient;
 use self::generated::echo_server::{Echo as EchoContract, EchoServer};
 use crate::Result;

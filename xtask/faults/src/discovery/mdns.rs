@@ -223,7 +223,7 @@ impl Program {
         let exe = exe.to_str().ok_or("this program's path is no text")?;
         let mut child = net
             .command(host, exe)
-            .args(["role", "mdns", id, address])
+            .args(["role", "discovery", "mdns", id, address])
             .spawn()?;
         let stdout = child.stdout.take().ok_or("a child without output")?;
         Ok(Self {
