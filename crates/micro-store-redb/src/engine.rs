@@ -54,8 +54,12 @@ impl Redb {
     fn prepare(&self, changes: &Changes) -> Result<WriteTransaction, Failure> {
         let mut txn = self.db.begin_write()?;
         txn.set_two_phase_commit(self.two_phase);
+        // The first commit writes numbers, and makes all tables; hardly any other does.
+        let all = changes.of(Space::Numbers).len() > 0;
         for space in Space::ALL {
-            // Opened in any case: the first commit makes all tables.
+            if !all && changes.of(space).len() == 0 {
+                continue;
+            }
             let mut rows = txn.open_table(table(space))?;
             for (key, value) in changes.of(space) {
                 match value {

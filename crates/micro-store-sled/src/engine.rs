@@ -30,15 +30,18 @@ pub struct Sled {
 /// for. So a view, which has it locked for reading, is one moment.
 type Before = BTreeMap<Vec<u8>, Option<IVec>>;
 
+/// What stands at places of sled's tree afterwards, or that nothing does.
+type Rows = Vec<(Vec<u8>, Option<IVec>)>;
+
 impl Sled {
     fn db(&self) -> &Db {
         self.db.as_ref().expect("it is there until it is dropped")
     }
 
-    /// The changes as sled takes them, and what is there before.
-    fn prepare(&self, changes: &Changes) -> Result<(Batch, Before)> {
+    /// The changes by their places in sled's tree, and what is there before.
+    fn prepare(&self, changes: &Changes) -> Result<(Rows, Before)> {
         let view = self.view()?;
-        let (mut batch, mut before) = (Batch::default(), Before::new());
+        let (mut rows, mut before) = (Rows::new(), Before::new());
         for space in Space::ALL {
             for (key, value) in changes.of(space) {
                 let place = place(space, key);
@@ -49,17 +52,16 @@ impl Sled {
                     None => 0,
                 };
                 let mut parts = 0;
+                let mut first = None;
                 if let Some(value) = value {
-                    let (first, rest) = split(value);
-                    batch.insert(&*place, first);
+                    let (head, rest) = split(value);
                     for part in rest {
                         let at = part_place(&place, parts);
                         before.insert(at.clone(), view.raw(&at)?);
-                        batch.insert(at, part);
+                        rows.push((at, Some(part.into())));
                         parts += 1;
                     }
-                } else {
-                    batch.remove(&*place);
+                    first = Some(head.into());
                 }
                 for nth in parts..old_parts {
                     let at = part_place(&place, nth);
@@ -68,17 +70,35 @@ impl Sled {
                         break;
                     }
                     before.insert(at.clone(), part);
-                    batch.remove(at);
+                    rows.push((at, None));
                 }
-                before.insert(place, old);
+                before.insert(place.clone(), old);
+                rows.push((place, first));
             }
         }
-        Ok((batch, before))
+        Ok((rows, before))
     }
 
-    fn apply(&self, batch: Batch, before: Before) -> Result<(), Failure> {
+    fn apply(&self, mut rows: Rows, before: Before) -> Result<(), Failure> {
         let mut now = self.before.write().unwrap_or_else(PoisonError::into_inner);
         *now = before;
+        // A batch writes to the log what belongs to it; one row alone is whole without.
+        if rows.len() == 1
+            && let Some((place, value)) = rows.pop()
+        {
+            match value {
+                Some(value) => self.db().insert(place, value)?,
+                None => self.db().remove(place)?,
+            };
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for (place, value) in rows {
+            match value {
+                Some(value) => batch.insert(place, value),
+                None => batch.remove(place),
+            }
+        }
         Ok(self.db().apply_batch(batch)?)
     }
 
@@ -116,8 +136,8 @@ impl Engine for Sled {
     }
 
     fn commit(&self, changes: &Changes) -> Result<(), CommitError> {
-        let (batch, before) = self.prepare(changes).map_err(CommitError::Not)?;
-        let done = self.apply(batch, before).and_then(|()| self.flush());
+        let (rows, before) = self.prepare(changes).map_err(CommitError::Not)?;
+        let done = self.apply(rows, before).and_then(|()| self.flush());
         // If it has failed, nobody is to see the changes any more.
         done.map_err(|failure| CommitError::Unknown(failure.into()))?;
         let mut before = self.before.write().unwrap_or_else(PoisonError::into_inner);
@@ -276,8 +296,8 @@ mod tests {
             (b"c", Some(b"short")),
             (b"d", None),
         ]);
-        let (batch, old) = sled.prepare(&second).unwrap();
-        sled.apply(batch, old).unwrap();
+        let (changed, old) = sled.prepare(&second).unwrap();
+        sled.apply(changed, old).unwrap();
         assert_eq!(rows(&sled), before, "the disk was not waited for yet");
 
         sled.commit(&second).unwrap();
