@@ -58,6 +58,53 @@ impl Directory {
         Ok(file)
     }
 
+    /// Whether something of this name stands in it, be it a link that leads nowhere.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails.
+    pub fn has(&self, name: &str) -> Result<bool> {
+        match self.path.join(name).symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(err) => Err(self.explain(err)),
+        }
+    }
+
+    /// Keeps others who call this from the directory until this value is dropped; they get `Locked`. Where
+    /// there are no locks of directories, nobody is kept.
+    ///
+    /// # Errors
+    ///
+    /// `Locked`; if the file system has no locks.
+    pub fn lock(&self) -> Result<()> {
+        #[cfg(unix)]
+        {
+            use rustix::fs::{FlockOperation, flock};
+            use rustix::io::Errno;
+
+            match flock(&self.opened, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(self.about(Error::locked("another process is making the store")));
+                }
+                locked => locked.map_err(|err| self.explain(err.into()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a file another name, in place of what has it, and waits until that is on the disk: a crash
+    /// leaves the one or the other.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails.
+    pub fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.rename_file(from, to)
+            .map_err(|err| self.explain(err))?;
+        self.sync()
+    }
+
     /// Makes sure that everything in it is a file or a directory: for engines that open their files
     /// by path.
     ///
@@ -115,6 +162,16 @@ impl Directory {
         };
         fsync(&self.opened)?;
         Ok(Some(File::from(file)))
+    }
+
+    #[cfg(unix)]
+    fn rename_file(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.opened, from, &self.opened, to)?)
+    }
+
+    #[cfg(not(unix))]
+    fn rename_file(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     #[cfg(not(unix))]

@@ -17,6 +17,8 @@ use crate::{RedbConfig, SCHEME};
 
 /// The file in the directory.
 const FILE: &str = "store.redb";
+/// One that is being made.
+const NEW: &str = "store.redb.new";
 
 /// The engine of a [`RedbStore`](crate::RedbStore).
 #[derive(Debug)]
@@ -50,6 +52,25 @@ impl Redb {
         })
     }
 
+    /// An empty one, in its place only when all of it is on the disk: a crash in the middle leaves none,
+    /// and not one that does not open. Nothing if somebody else has made one meanwhile.
+    fn make(config: &RedbConfig, directory: &Directory) -> Result<Option<Self>> {
+        // Until the store has its name, and is locked by redb.
+        directory.lock()?;
+        if directory.has(FILE)? {
+            return Ok(None);
+        }
+        let file = directory.file(NEW)?;
+        let explain = |err| directory.explain(err);
+        // What a crash has left.
+        file.set_len(0).map_err(explain)?;
+        let same = file.try_clone().map_err(explain)?;
+        let made = Self::on(FileBackend::new(file).map_err(Failure::from)?, config)?;
+        same.sync_all().map_err(explain)?;
+        directory.rename(NEW, FILE)?;
+        Ok(Some(made))
+    }
+
     /// A transaction with all changes in it.
     fn prepare(&self, changes: &Changes) -> Result<WriteTransaction, Failure> {
         let mut txn = self.db.begin_write()?;
@@ -79,7 +100,13 @@ impl Engine for Redb {
     type View<'a> = RedbView;
 
     fn open(config: &RedbConfig) -> Result<Self> {
-        let file = Directory::open(&config.directory)?.file(FILE)?;
+        let directory = Directory::open(&config.directory)?;
+        if !directory.has(FILE)?
+            && let Some(made) = Self::make(config, &directory)?
+        {
+            return Ok(made);
+        }
+        let file = directory.file(FILE)?;
         Self::on(FileBackend::new(file).map_err(Failure::from)?, config)
     }
 

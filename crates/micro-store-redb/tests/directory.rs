@@ -29,6 +29,17 @@ async fn open(directory: &Path) -> Result<Table, Error> {
     Ok(Table::new(store, Scope::new("d", "t")?))
 }
 
+/// Opens it as soon as whoever had it has let it go, which is some moments after the last handle.
+async fn open_again(directory: &Path) -> Table {
+    loop {
+        match open(directory).await {
+            Ok(table) => return table,
+            Err(err) => assert_eq!(err.kind(), ErrorKind::Locked, "{err:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
 async fn refused(directory: &Path, kind: ErrorKind) {
     let err = open(directory)
         .await
@@ -122,10 +133,13 @@ async fn s59_nothing_leads_out_of_the_directory() {
         ("to-file", victim.clone()),
         ("to-nothing", outside.join("new")),
     ] {
-        let directory = root.path().join(name);
-        fs::create_dir(&directory).unwrap();
-        symlink(&target, directory.join("store.redb")).unwrap();
-        refused(&directory, ErrorKind::FailedPrecondition).await;
+        // The file, and the one that is being made.
+        for file in ["store.redb", "store.redb.new"] {
+            let directory = root.path().join(format!("{name}-{file}"));
+            fs::create_dir(&directory).unwrap();
+            symlink(&target, directory.join(file)).unwrap();
+            refused(&directory, ErrorKind::FailedPrecondition).await;
+        }
     }
     let directory = root.path().join("to-directory");
     fs::create_dir_all(directory.join("store.redb")).unwrap();
@@ -149,6 +163,80 @@ async fn s59_nothing_leads_out_of_the_directory() {
         1,
         "one file is inside"
     );
+}
+
+/// What a crash leaves of a store that was being made is no store.
+#[tokio::test]
+async fn what_was_being_made_is_made_anew() {
+    let root = tempfile::tempdir().unwrap();
+    let whole = root.path().join("whole");
+    drop(open(&whole).await.unwrap());
+    let whole = fs::read(whole.join("store.redb")).unwrap();
+    for (name, left) in [
+        ("nothing", &[][..]),
+        ("garbage", &[7; 10_000][..]),
+        ("half", &whole[..whole.len() / 2]),
+    ] {
+        let directory = root.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("store.redb.new"), left).unwrap();
+        let table = open(&directory).await.unwrap();
+        table.put("k", name).await.unwrap();
+        drop(table);
+        let table = open_again(&directory).await;
+        assert_eq!(table.get::<String>("k").await.unwrap().unwrap(), name);
+        assert!(!directory.join("store.redb.new").exists());
+    }
+}
+
+/// It opens from the moment on at which it has its name, whatever happens then.
+#[tokio::test]
+async fn a_store_that_was_just_made_opens_after_a_crash() {
+    let root = tempfile::tempdir().unwrap();
+    let (living, dead) = (root.path().join("living"), root.path().join("dead"));
+    let living_table = open(&living).await.unwrap();
+    fs::create_dir(&dead).unwrap();
+    // As a process leaves it that is killed now.
+    fs::copy(living.join("store.redb"), dead.join("store.redb")).unwrap();
+    let table = open(&dead).await.unwrap();
+    table.put("k", "v").await.unwrap();
+    drop(living_table);
+}
+
+/// Many who make the same store at once: one does, and nobody empties what another has made.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_many_makes_the_store() {
+    let root = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let directory = root.path().join(round.to_string());
+        let openers = (0..8).map(|opener: u32| {
+            let directory = directory.clone();
+            tokio::spawn(async move {
+                let mut written = Vec::new();
+                // Each time another driver, as of another process.
+                for turn in 0..5 {
+                    let key = format!("{opener}-{turn}");
+                    match open(&directory).await {
+                        Ok(table) => {
+                            table.put(&key, &turn).await.unwrap();
+                            written.push(key);
+                        }
+                        Err(err) => assert_eq!(err.kind(), ErrorKind::Locked, "{err:?}"),
+                    }
+                }
+                written
+            })
+        });
+        let mut written = Vec::new();
+        for opener in openers.collect::<Vec<_>>() {
+            written.extend(opener.await.unwrap());
+        }
+        assert!(!written.is_empty());
+        let table = open_again(&directory).await;
+        for key in written {
+            assert!(table.find(&key).await.unwrap().is_some(), "{round}: {key}");
+        }
+    }
 }
 
 #[tokio::test]
