@@ -58,6 +58,8 @@ pub(crate) struct Shard {
     records: BTreeMap<Box<str>, Slot>,
     /// What expires, the earliest first.
     expiries: BTreeSet<(SystemTime, Box<str>)>,
+    /// The last version that was given: one sequence for all keys, which grows over deletions.
+    version: u64,
 }
 
 impl Shard {
@@ -78,6 +80,11 @@ impl Shard {
         };
         let live = slot.expiry.is_none() || slot.is_live(clock.wall());
         (live.then_some(slot.version), slot.charge(key))
+    }
+
+    pub(crate) fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
     }
 
     /// Puts a record in its place.

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::BuildHasher as _;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -25,7 +25,7 @@ use crate::watch::Watchers;
 use crate::{MemoryConfig, SCHEME};
 
 /// So many locks share a table's keys, so that threads seldom meet.
-const SHARDS: usize = 16;
+const SHARDS: usize = 32;
 
 /// A writer takes out at most so many expired records on the way.
 const PURGE: usize = 4;
@@ -46,19 +46,30 @@ struct Inner {
     /// Every table that anything was written to. Read by every call, changed by a few.
     tables: ArcSwap<BTreeMap<Scope, Arc<Records>>>,
     hasher: RandomState,
-    /// One sequence for all: versions grow, also over deletions.
-    version: AtomicU64,
-    bytes: AtomicU64,
+    bytes: Alone<AtomicU64>,
     fences: Mutex<Fences>,
 }
 
 /// The highest tokens seen, by database and name. Locked before any shard.
 type Fences = HashMap<String, HashMap<String, FencingToken>>;
 
+/// Alone on its cache lines: what one thread writes does not slow down those who use what is beside it.
+#[derive(Default)]
+#[repr(align(128))]
+struct Alone<T>(T);
+
+impl<T> Deref for Alone<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// The records of a table.
 #[derive(Default)]
 struct Records {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Alone<Mutex<Shard>>; SHARDS],
     watchers: Watchers,
 }
 
@@ -77,8 +88,7 @@ impl MemoryStore {
             clock,
             tables: ArcSwap::default(),
             hasher: RandomState::new(),
-            version: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            bytes: Alone::default(),
             fences: Mutex::default(),
         }))
     }
@@ -110,7 +120,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Records {
     fn lock_all(&self) -> Vec<MutexGuard<'_, Shard>> {
-        self.shards.iter().map(lock).collect()
+        self.shards.iter().map(|shard| lock(shard)).collect()
     }
 
     fn tell(&self, kind: ChangeKind, record: impl FnOnce() -> Record) {
@@ -147,10 +157,6 @@ impl Inner {
 
     fn shard_of(&self, key: &str) -> usize {
         self.hasher.hash_one(key) as usize % SHARDS
-    }
-
-    fn next_version(&self) -> u64 {
-        self.version.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn release(&self, bytes: u64) {
@@ -205,8 +211,9 @@ impl Inner {
                 return;
             };
             self.release(freed);
+            let version = shard.next_version();
             records.tell(ChangeKind::Deleted, || {
-                Record::new(key, "").with_version(self.next_version())
+                Record::new(key, "").with_version(version)
             });
         }
     }
@@ -233,7 +240,7 @@ impl Inner {
         if slot.expiry.is_some() && !slot.is_live(self.clock.wall()) {
             // It has expired before it was written.
             self.release(slot.charge(key));
-            let version = self.next_version();
+            let version = shard.next_version();
             if shard.remove(key).is_some() {
                 records.tell(ChangeKind::Deleted, || {
                     Record::new(key, "").with_version(version)
@@ -241,7 +248,7 @@ impl Inner {
             }
             return version;
         }
-        slot.version = self.next_version();
+        slot.version = shard.next_version();
         let version = slot.version;
         let told = (!records.watchers.is_empty()).then(|| slot.record(key, false));
         shard.put(key, slot);
@@ -258,7 +265,7 @@ impl Inner {
             return 0;
         };
         self.release(freed);
-        let version = self.next_version();
+        let version = shard.next_version();
         records.tell(ChangeKind::Deleted, || {
             Record::new(key, "").with_version(version)
         });

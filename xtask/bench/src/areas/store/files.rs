@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use micro_core::{Env, Random as _, SeededRandom};
+use micro_core::{Env, Random as _, SeededRandom, SystemRandom};
 use micro_store_core::{
     BatchOptions, Drivers, Operation, Record, Scope, Store, Table as Records, WriteOptions,
 };
@@ -118,10 +118,12 @@ fn writes(raw: &dyn Raw, time: Duration) -> Result<f64> {
     let random = SeededRandom::new(1);
     let begun = clock::now();
     let mut count = 0_u32;
-    // Each time another value: sled writes nothing if the same is there already.
+    // Another value each time, in every turn: sled writes nothing if the same is there already.
+    let first = SystemRandom.next_u64();
     let mut value = VALUE.to_vec();
     while begun.elapsed() < time {
-        value[..4].copy_from_slice(&count.to_le_bytes());
+        let unique = first.wrapping_add(u64::from(count));
+        value[..8].copy_from_slice(&unique.to_le_bytes());
         raw.put(key(random.next_u64()).as_bytes(), &value)?;
         count += 1;
     }
