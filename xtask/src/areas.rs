@@ -23,7 +23,7 @@ const FAULTS: &[Area] = &[
     made("discovery"),
     later("broker"),
     made("store"),
-    later("sync"),
+    made("sync"),
     later("security"),
 ];
 

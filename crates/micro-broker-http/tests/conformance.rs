@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         let env = place.env().clone().with(registry);
         Drivers::new()
             .with(HttpDriver)
-            .open("http://127.0.0.1", &env)
+            .open("http", &env)
             .await
     })
 }

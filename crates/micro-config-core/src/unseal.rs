@@ -1,6 +1,7 @@
 //! Values that are encrypted where they stand.
 
 use std::fmt;
+use std::sync::Arc;
 
 use micro_core::{Result, Secret};
 
@@ -15,6 +16,13 @@ pub trait Unseal: fmt::Debug + Send + Sync + 'static {
     /// `Unauthenticated` if it was sealed with another key or changed since, `InvalidArgument` if
     /// it is no sealed value. The error holds nothing of the value.
     fn unseal(&self, sealed: &str) -> Result<Secret>;
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<U: Unseal + ?Sized> Unseal for Arc<U> {
+    fn unseal(&self, sealed: &str) -> Result<Secret> {
+        (**self).unseal(sealed)
+    }
 }
 
 /// Whether a text is a sealed value, of whatever version: `enc:v<number>:…`.

@@ -73,7 +73,18 @@ pub fn resolve(text: &str) -> Result<Url> {
     if scheme.eq_ignore_ascii_case("file") {
         return resolve_file(rest);
     }
-    Url::parse(&format!("{scheme}:{rest}")).map_err(|err| {
+    // `url` wants a host with these; without one it is this machine.
+    let wants_host = ["http", "https", "ws", "wss", "ftp"];
+    let named = rest.starts_with("//");
+    let host = match !named
+        && wants_host
+            .iter()
+            .any(|one| scheme.eq_ignore_ascii_case(one))
+    {
+        true => "//localhost",
+        false => "",
+    };
+    Url::parse(&format!("{scheme}:{host}{rest}")).map_err(|err| {
         invalid("the URL cannot be read")
             .with_source(err)
             .with_context("url", printable(text))
@@ -512,6 +523,17 @@ mod tests {
             "user@127.0.0.1:80",
         ] {
             assert!(!is_loopback(endpoint), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_bare_http_is_this_machine() {
+        for (text, url) in [
+            ("http", "http://localhost/"),
+            ("http:?wait=1s", "http://localhost/?wait=1s"),
+            ("http://10.0.0.1:80", "http://10.0.0.1/"),
+        ] {
+            assert_eq!(resolve(text).unwrap().as_str(), url, "{text}");
         }
     }
 

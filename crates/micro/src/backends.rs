@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use micro_client::ClientOptions;
-use micro_config_core::{Config, Rank, Runtime, Source};
+use micro_config_core::{Config, Rank, Runtime, Source, Unseal};
 use micro_core::{Drivers, Env, Error, Live, Result};
 use micro_limit::PolicyLimits;
 use micro_registry_core::Registry;
@@ -23,6 +23,7 @@ pub(crate) struct Wishes {
     pub(crate) namespace: Option<String>,
     pub(crate) config_urls: Vec<String>,
     pub(crate) config_sources: Vec<Arc<dyn Source>>,
+    pub(crate) config_unseal: Option<Arc<dyn Unseal>>,
     pub(crate) store_url: Option<String>,
     pub(crate) store: Option<Arc<dyn Store>>,
     pub(crate) registry_url: Option<String>,
@@ -174,6 +175,9 @@ impl Backends {
                 true => builder.optional(source),
                 false => builder.source(source),
             };
+        }
+        if let Some(unseal) = &wishes.config_unseal {
+            builder = builder.unseal(Arc::clone(unseal));
         }
         for source in &wishes.config_sources {
             builder = builder.source(Arc::clone(source));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use micro_codec_core::Codec;
-use micro_config_core::Source;
+use micro_config_core::{Source, Unseal};
 use micro_core::{Env, Live, Result};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
@@ -115,6 +115,13 @@ impl ClientBuilder {
     /// Adds a source of configuration: this very one, whatever `MICRO_CONFIG` says.
     pub fn with_config_source(mut self, source: impl Source) -> Self {
         self.wishes.config_sources.push(Arc::new(source));
+        self
+    }
+
+    /// Opens sealed values of the configuration with this; see
+    /// [`Service::config_unseal`](crate::Service::config_unseal).
+    pub fn config_unseal(mut self, unseal: impl Unseal) -> Self {
+        self.wishes.config_unseal = Some(Arc::new(unseal));
         self
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use micro_codec_core::Codec;
-use micro_config_core::{Config, Source};
+use micro_config_core::{Config, Source, Unseal};
 use micro_core::{Env, Error, Live, Result};
 use micro_limit::PolicyLimits;
 use micro_registry_core::Registry;
@@ -250,6 +250,14 @@ impl Service {
     #[must_use]
     pub fn with_config_source(mut self, source: impl Source) -> Self {
         self.wishes.config_sources.push(Arc::new(source));
+        self
+    }
+
+    /// Opens sealed values (`enc:v1:…`) of the configuration with this: `config::file::SealKey` of the
+    /// feature `config-seal`, whose key is in a variable or a file.
+    #[must_use]
+    pub fn config_unseal(mut self, unseal: impl Unseal) -> Self {
+        self.wishes.config_unseal = Some(Arc::new(unseal));
         self
     }
 

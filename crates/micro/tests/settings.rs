@@ -555,3 +555,27 @@ fn without_a_runtime_it_is_said_what_is_missing() {
     assert_eq!(err.kind(), ErrorKind::FailedPrecondition);
     assert!(err.to_string().contains("tokio"), "{err}");
 }
+
+#[cfg(feature = "config-seal")]
+#[tokio::test]
+async fn sealed_values_are_opened_by_the_key_that_the_service_was_given() {
+    use micro::config::file::SealKey;
+    let key = SealKey::generate().unwrap();
+    let source = MemorySource::new();
+    let sealed = key.seal("hunter2").unwrap();
+    source.set("db.password", sealed).unwrap();
+    let service = || {
+        Service::new("greeter")
+            .settings(Settings::new())
+            .with_config_source(source.clone())
+    };
+    let with_key = service().config_unseal(key);
+    let config = with_key.config().await.unwrap();
+    assert_eq!(config.get::<String>("db.password").unwrap(), "hunter2");
+    let shown = format!("{} {with_key:?}", config.explain("db.password"));
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(
+        service().config().await.is_err(),
+        "without it, it does not start"
+    );
+}

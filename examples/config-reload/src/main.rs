@@ -89,11 +89,7 @@ async fn main() -> Result<()> {
     println!("{}", config.explain("greeting.text"));
 
     if by_hand.is_some() {
-        let mut changes = greeting.changes();
-        while changes.next().await.is_some() {
-            println!("edited:  {}", hello(&greeter).await?);
-        }
-        return Ok(());
+        return follow(&config, &greeting, &greeter).await;
     }
 
     let mut changes = greeting.changes();
@@ -125,6 +121,27 @@ async fn main() -> Result<()> {
     running.stop().await?;
     let _ = std::fs::remove_file(path);
     Ok(())
+}
+
+/// Says what comes of every edit, until the program is ended.
+async fn follow(config: &Config, greeting: &Live<Greeting>, greeter: &GreeterClient) -> Result<()> {
+    let status = config.status();
+    let (mut edits, mut told) = (greeting.changes(), status.changes());
+    let mut shown = String::new();
+    loop {
+        tokio::select! {
+            _ = edits.next() => println!("edited:  {}", hello(greeter).await?),
+            _ = told.next() => {
+                let refusals = config.refusals();
+                let now = refusals.first().map_or(String::new(), ToString::to_string);
+                if !now.is_empty() && now != shown {
+                    println!("refused: {now}");
+                    println!("served:  {}", hello(greeter).await?);
+                }
+                shown = now;
+            }
+        }
+    }
 }
 
 async fn hello(greeter: &GreeterClient) -> Result<String> {
