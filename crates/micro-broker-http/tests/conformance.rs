@@ -25,9 +25,6 @@ fn main() -> ExitCode {
             .open("memory", place.env())
             .await?;
         let env = place.env().clone().with(registry);
-        Drivers::new()
-            .with(HttpDriver)
-            .open("http", &env)
-            .await
+        Drivers::new().with(HttpDriver).open("http", &env).await
     })
 }
