@@ -203,7 +203,8 @@ impl Needs {
             watch: capabilities.watch,
             no_watch: !capabilities.watch,
             exclusive: capabilities.exclusive,
-            not_exclusive: !capabilities.exclusive,
+            // What a handle keeps of its own may be late.
+            not_exclusive: !capabilities.exclusive && capabilities.staleness.is_zero(),
             durable: capabilities.durability >= Durability::Process,
             our_clock: !capabilities.shared,
         }

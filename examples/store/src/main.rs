@@ -1,7 +1,7 @@
 //! A service whose records outlive it: it is killed with `kill -9` while it takes orders, and started
 //! again. The same code runs over memory, over a file, and over whatever `MICRO_STORE` names.
 //!
-//! `cargo run -p store`, or `MICRO_STORE=postgres://… cargo run -p store` with that backend's feature.
+//! `cargo run -p store`, or `MICRO_STORE=postgres://… cargo run -p store`.
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 

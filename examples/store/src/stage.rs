@@ -11,7 +11,7 @@ const ORDERS: u32 = 50;
 
 pub(crate) async fn run() -> Result<()> {
     let own = std::env::temp_dir().join(format!("micro-example-store-{}", std::process::id()));
-    let file = format!("redb:{}", own.display());
+    let file = format!("file:{}", own.display());
     let chosen = std::env::var("MICRO_STORE").unwrap_or(file);
 
     println!("in memory:");

@@ -386,13 +386,16 @@ async fn keys_only_leaves_out_the_rest(store: Backend) {
 /// More than one page of any kind.
 async fn many_records_are_walked_once(store: Backend) {
     const MANY: usize = 12_000;
+    // Every second one is the very next key there can be: none comes between a key and itself and a NUL.
+    let expected: Vec<String> = (0..MANY)
+        .map(|i| format!("{:06}{}", i / 2, ["", "\0"][i % 2]))
+        .collect();
     load(
         &store,
         &orders(),
-        (0..MANY).map(|i| Record::new(format!("{i:06}"), "v")),
+        expected.iter().map(|key| Record::new(key.as_str(), "v")),
     )
     .await;
-    let expected: Vec<String> = (0..MANY).map(|i| format!("{i:06}")).collect();
     for limit in [999, MAX_PAGE] {
         let found = keys(&store, &orders(), ListOptions::default().with_limit(limit)).await;
         assert!(
@@ -404,5 +407,5 @@ async fn many_records_are_walked_once(store: Backend) {
     let opts = ListOptions::default().with_offset(MANY as u64 - 2);
     assert_eq!(keys(&store, &orders(), opts).await, expected[MANY - 2..]);
     let opts = ListOptions::default().with_suffix("999").with_limit(5);
-    assert_eq!(keys(&store, &orders(), opts).await.len(), 12);
+    assert_eq!(keys(&store, &orders(), opts).await.len(), 6);
 }
