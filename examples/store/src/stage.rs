@@ -12,7 +12,8 @@ const ORDERS: u32 = 50;
 pub(crate) async fn run() -> Result<()> {
     let own = std::env::temp_dir().join(format!("micro-example-store-{}", std::process::id()));
     let file = format!("file:{}", own.display());
-    let chosen = std::env::var("MICRO_STORE").unwrap_or(file);
+    let chosen = std::env::var("MICRO_STORE").unwrap_or_default();
+    let chosen = if chosen.is_empty() { file } else { chosen };
 
     println!("in memory:");
     let left = kill_and_restart("memory").await?;
