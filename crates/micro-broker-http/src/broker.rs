@@ -23,7 +23,7 @@ use crate::listener::listen;
 use crate::outbox::{self, Outbox};
 use crate::peers::{BROADCAST, Peers, SERVICE};
 use crate::presence::Presence;
-use crate::{HttpBrokerConfig, Inlet, SCHEME};
+use crate::{HttpBrokerConfig, Inlet, SCHEME, frame};
 
 /// A broker without a server: publishers find subscribers through the registry, and post messages to them.
 ///
@@ -83,12 +83,14 @@ impl HttpBroker {
         let outbox = outbox
             .map(|table| Outbox::open(table, mark.clone(), env))
             .transpose()?;
-        let peers = Peers::new(registry, mark.clone(), env);
-        let courier = Arc::new(Courier::new(peers, config.clone(), env));
+        let peers = Peers::new(registry, mark.clone(), &config, env);
+        let courier = Arc::new(Courier::new(peers, config.max_pending, env));
         if let Some(outbox) = &outbox {
             let mut over = courier.over.subscribe();
             let resume = outbox.clone().resume(Arc::clone(&courier));
+            let finding = courier.busy();
             tokio::spawn(async move {
+                let _finding = finding;
                 tokio::select! {
                     () = resume => {}
                     _ = over.wait_for(|over| *over) => {}
@@ -150,11 +152,9 @@ impl Shared {
 
     async fn address(&self) -> Result<&str> {
         let address = self.address.get_or_try_init(|| async {
-            let config = &self.config;
             let over = self.courier.over.subscribe();
-            let inlet = Arc::clone(&self.inlet);
-            let bound = listen(&config.address, inlet, config.max_connections, over).await?;
-            advertised(config, bound)
+            let bound = listen(&self.config, Arc::clone(&self.inlet), over).await?;
+            advertised(&self.config, bound)
         });
         address.await.map(String::as_str)
     }
@@ -164,11 +164,11 @@ impl Shared {
         let topic = wire_name(self.env.namespace(), &message.topic);
         let targets = self.courier.peers.of(&topic, cx.deadline()).await?;
         let id = message.id.clone().unwrap_or_else(|| Arc::from(""));
-        let parcel = Parcel::new(&message, topic);
+        let is_dead = message.dead_letter.is_some();
         if targets.is_empty() {
-            if message.dead_letter.is_some() {
+            if is_dead {
                 tracing::warn!(
-                    topic = parcel.topic,
+                    topic,
                     id = &*id,
                     "a dead letter is lost: nobody subscribes to its topic"
                 );
@@ -180,6 +180,7 @@ impl Shared {
             };
             return Ok(Receipt::new(id, nobody));
         }
+        let parcel = Parcel::new(message, topic);
         let room = self.courier.room(&parcel)?;
         let total = targets.len() as u32;
         if let Some(outbox) = self.outbox.clone() {
@@ -205,9 +206,10 @@ impl Shared {
         }
         let settled = || std::future::ready(());
         // A dead letter's subscriber is not waited for: it may be the one whose message died.
-        let wait = match message.dead_letter {
-            Some(_) => Duration::ZERO,
-            None => self.config.wait,
+        let wait = if is_dead {
+            Duration::ZERO
+        } else {
+            self.config.wait
         };
         let sending = self
             .courier
@@ -300,7 +302,8 @@ impl Broker for HttpBroker {
         let node = Node::new(&id, address)
             .with_metadata("broker", "http")
             .with_metadata("topic", &wire_topic)
-            .with_metadata("secure", "false");
+            .with_metadata("accepts", frame::CONTENT_TYPE)
+            .with_metadata("secure", shared.config.is_secure().to_string());
         let service = Service::new(SERVICE, version).with_node(node);
         let weak = Arc::downgrade(shared);
         let bury: Bury = Arc::new(move |message| {

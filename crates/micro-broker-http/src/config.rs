@@ -4,9 +4,19 @@ use std::time::Duration;
 
 use micro_broker_core::{Error, MAX_BODY, Result, Url};
 use micro_core::url::{Options, Span};
+use micro_http::HttpConfig;
+
+/// A connection that was unused for so long is not used again: less than servers let one idle.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// So many messages are on their way to a port at once; others wait.
+const MAX_AT_ONCE: usize = 256;
+
+/// The largest answer of a subscriber, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
 
 /// The settings of an [`HttpBroker`](crate::HttpBroker).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HttpBrokerConfig {
     /// Where messages are received, `host:port`. It is bound with the first subscription. Default
@@ -31,6 +41,14 @@ pub struct HttpBrokerConfig {
     pub max_connections: usize,
     /// The table of the opened store that keeps messages until they are handled. Default none.
     pub outbox: Option<String>,
+    /// Turns on TLS: whom to trust, the certificate that subscribers show, and publishers too if
+    /// subscribers [demand](micro_transport_core::TlsIdentity::require_client) one. Then nobody is sent a
+    /// message who has no TLS. Default off.
+    #[cfg(feature = "tls")]
+    pub tls: Option<micro_core::Live<micro_transport_core::TlsIdentity>>,
+    /// The name that subscribers' certificates must be for, also a `spiffe://` identity. Default the host
+    /// of their addresses.
+    pub server_name: Option<String>,
 }
 
 impl Default for HttpBrokerConfig {
@@ -46,6 +64,9 @@ impl Default for HttpBrokerConfig {
             max_waiting: 1024,
             max_connections: 1024,
             outbox: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            server_name: None,
         }
     }
 }
@@ -121,12 +142,57 @@ impl HttpBrokerConfig {
         self
     }
 
+    /// Sets [`tls`](Self::tls).
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(
+        mut self,
+        identity: impl Into<micro_core::Live<micro_transport_core::TlsIdentity>>,
+    ) -> Self {
+        self.tls = Some(identity.into());
+        self
+    }
+
+    /// Sets [`server_name`](Self::server_name).
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Whether messages travel encrypted, and to no others.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
+    }
+
+    /// How subscribers are called; the endpoints are still to be filled in.
+    pub(crate) fn of_peers(&self) -> HttpConfig {
+        let mut config = HttpConfig::new(Vec::new())
+            .with_timeout(self.timeout)
+            .with_concurrency(MAX_AT_ONCE)
+            .with_idle(IDLE)
+            .with_max_body(MAX_ANSWER);
+        config.server_name.clone_from(&self.server_name);
+        #[cfg(feature = "tls")]
+        {
+            config.tls.clone_from(&self.tls);
+        }
+        config
+    }
+
     /// Reads a URL: `http`, `http://0.0.0.0:8090?advertise=10.0.0.7:8090&outbox=events`, with options of
-    /// the names of the fields but `address`.
+    /// the names of the fields but `address`. With `https`, `ca` is whom to trust, `cert` and `key` are
+    /// what to show, each PEM or the path of such a file, and `require_client=true` demands a certificate
+    /// of publishers.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for an unknown option, a value that is none, or a path.
+    /// `InvalidArgument` for an unknown option, a value that is none, a path, `https` without `ca`, and
+    /// for `https` in a program that was built without the feature `tls`; what reading the files says.
     pub fn from_url(url: &Url) -> Result<Self> {
         let invalid =
             |message: &'static str| Error::invalid_argument(message).with_operation("broker.open");
@@ -162,6 +228,10 @@ impl HttpBrokerConfig {
                 *field = number;
             }
         }
+        config.server_name = options.take("server_name")?;
+        if url.scheme() == crate::SECURE_SCHEME {
+            config.read_tls(&mut options)?;
+        }
         options.finish()?;
         if config.timeout.is_zero() || config.max_connections == 0 || config.max_waiting == 0 {
             return Err(invalid(
@@ -169,5 +239,39 @@ impl HttpBrokerConfig {
             ));
         }
         Ok(config)
+    }
+
+    #[cfg(feature = "tls")]
+    fn read_tls(&mut self, options: &mut Options<'_>) -> Result<()> {
+        let invalid =
+            |message: &'static str| Error::invalid_argument(message).with_operation("broker.open");
+        let ca: Option<String> = options.take("ca")?;
+        let ca = ca.ok_or_else(|| {
+            invalid("'https' wants 'ca': the authority that subscribers' certificates come from")
+        })?;
+        let mut pem = micro_tls::Pem::new().with_roots(ca);
+        pem = match (
+            options.take::<String>("cert")?,
+            options.take::<String>("key")?,
+        ) {
+            (Some(cert), Some(key)) => pem.with_certificate(cert, key),
+            (None, None) => pem,
+            _ => return Err(invalid("'cert' and 'key' come together")),
+        };
+        let required = options.take("require_client")?.unwrap_or_default();
+        self.tls = Some(pem.with_require_client(required).read()?.into());
+        Ok(())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "it is the other one's shape without TLS"
+    )]
+    fn read_tls(&mut self, _options: &mut Options<'_>) -> Result<()> {
+        Err(Error::invalid_argument(
+            "this program was built without TLS: add the cargo feature \"tls\"",
+        )
+        .with_operation("broker.open"))
     }
 }

@@ -1,66 +1,78 @@
 //! Handing messages on to subscribers.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use micro_broker_core::{Backoff, Context, Env, Error, Message, Random, Result};
 use micro_broker_delivery::envelope;
-use micro_http::{HttpClient, HttpConfig, Request};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::HttpBrokerConfig;
-use crate::peers::{Peer, Peers, Target, TargetName};
+use crate::frame;
+use crate::peers::{self, Peer, Peers, Target, TargetName};
 
 /// How often the message was delivered to the group, with this time. Only our publishers say it; it tells
 /// the subscriber that this publisher minds the answer.
 pub(crate) const DELIVERY: &str = "micro-delivery";
+/// What our subscribers say begins with this.
+pub(crate) const OURS: &str = "micro: ";
 /// After so many milliseconds the message is to come again.
 pub(crate) const RETRY_IN: &str = "micro-retry-in";
 
-/// What a message is charged beside its document, about.
-const MESSAGE_BYTES: usize = 512;
-
-/// So many members of a group are tried at a time.
-const TRIES: usize = 3;
-
-/// Connections to so many peers are kept.
-const MAX_CLIENTS: usize = 1024;
+/// What a message is charged beside its body and its headers, about.
+const MESSAGE_BYTES: usize = 1024;
 
 /// The pauses before members that could not be reached are tried again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
-/// A message as it travels.
-#[derive(Clone, Debug)]
+/// A message as it travels, in the form that its subscriber takes.
+#[derive(Debug)]
 pub(crate) struct Parcel {
+    pub(crate) message: Message,
+    /// The name of its topic on the wire.
     pub(crate) topic: String,
-    pub(crate) key: Option<Arc<str>>,
-    pub(crate) document: Bytes,
+    /// Each is written when the first subscriber takes it.
+    frame: OnceLock<[Bytes; 2]>,
+    document: OnceLock<[Bytes; 1]>,
 }
 
 impl Parcel {
-    pub(crate) fn new(message: &Message, topic: String) -> Self {
+    pub(crate) fn new(message: Message, topic: String) -> Self {
         Self {
-            document: envelope::encode(message, &topic).into(),
-            key: message.key.clone(),
+            message,
             topic,
+            frame: OnceLock::new(),
+            document: OnceLock::new(),
         }
+    }
+
+    fn body(&self, framed: bool) -> &[Bytes] {
+        let (message, topic) = (&self.message, &*self.topic);
+        if framed {
+            let frame = || [frame::head(message, topic), message.body.clone()];
+            return self.frame.get_or_init(frame);
+        }
+        let document = || [envelope::encode(message, topic).into()];
+        self.document.get_or_init(document)
+    }
+
+    /// What it takes in memory, about; go-micro's document comes on top, if it is needed.
+    fn bytes(&self) -> usize {
+        self.message.body.len() + self.message.metadata.size() + MESSAGE_BYTES
     }
 }
 
 /// Hands messages on, and tries again what was not handled.
 pub(crate) struct Courier {
     pub(crate) peers: Peers,
-    config: HttpBrokerConfig,
     random: Arc<dyn Random>,
-    clients: Mutex<HashMap<String, HttpClient>>,
+    max_pending: usize,
     /// What parcels under way take.
     bytes: AtomicUsize,
     parcels: AtomicUsize,
@@ -110,7 +122,7 @@ impl Tally {
 /// A parcel under way. Dropped before its end, it goes on in a task.
 pub(crate) struct Sending {
     work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    over: watch::Receiver<bool>,
+    courier: Arc<Courier>,
     tally: Arc<Tally>,
 }
 
@@ -136,7 +148,7 @@ impl Drop for Sending {
         let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) else {
             return;
         };
-        let mut over = self.over.clone();
+        let mut over = self.courier.over.subscribe();
         runtime.spawn(async move {
             tokio::select! {
                 () = work => {}
@@ -162,12 +174,11 @@ impl Drop for Room {
 }
 
 impl Courier {
-    pub(crate) fn new(peers: Peers, config: HttpBrokerConfig, env: &Env) -> Self {
+    pub(crate) fn new(peers: Peers, max_pending: usize, env: &Env) -> Self {
         Self {
             peers,
-            config,
             random: Arc::clone(env.random()),
-            clients: Mutex::default(),
+            max_pending,
             bytes: AtomicUsize::new(0),
             parcels: AtomicUsize::new(0),
             idle: Notify::new(),
@@ -181,10 +192,10 @@ impl Courier {
     ///
     /// `ResourceExhausted` if there is none.
     pub(crate) fn room(self: &Arc<Self>, parcel: &Parcel) -> Result<Room> {
-        let bytes = parcel.document.len() + MESSAGE_BYTES;
+        let bytes = parcel.bytes();
         let add = |taken: usize| {
             let taken = taken.checked_add(bytes)?;
-            (taken <= self.config.max_pending).then_some(taken)
+            (taken <= self.max_pending).then_some(taken)
         };
         if self
             .bytes
@@ -194,13 +205,11 @@ impl Courier {
             return Err(Error::resource_exhausted(
                 "too much is under way already: publish more slowly, or give subscribers more members",
             )
-            .with_context("max_pending", self.config.max_pending));
+            .with_context("max_pending", self.max_pending));
         }
-        self.parcels.fetch_add(1, Ordering::AcqRel);
-        Ok(Room {
-            courier: Arc::clone(self),
-            bytes,
-        })
+        let mut room = self.busy();
+        room.bytes = bytes;
+        Ok(room)
     }
 
     /// Hands a parcel to its targets; `settled` runs once each of them has it, or is given up.
@@ -236,26 +245,28 @@ impl Courier {
         };
         Sending {
             work: Some(Box::pin(work)),
-            over: self.over.subscribe(),
+            courier: Arc::clone(self),
             tally,
         }
     }
 
     /// Tries until a target has the parcel, or is given up.
     async fn hand_on(&self, parcel: &Parcel, target: &Target, retry_for: Duration, tally: &Tally) {
-        let mut target = target.clone();
+        // The members that the target has by now, once they were asked for again.
+        let mut now: Option<Vec<Arc<Peer>>> = None;
         let (mut deliveries, mut failures) = (1, 0);
         let mut heard = Instant::now();
         let mut first = true;
         loop {
-            let answer = self.round(parcel, &target, deliveries).await;
+            let peers = now.as_deref().unwrap_or(&target.peers);
+            let answer = self.round(parcel, peers, &mut deliveries).await;
             let pause = match answer {
                 Answer::Handled => {
                     tally.acknowledged.fetch_add(1, Ordering::AcqRel);
                     break;
                 }
                 Answer::Again(pause) => {
-                    (deliveries, failures) = (deliveries + 1, 0);
+                    (deliveries, failures) = (deliveries.saturating_add(1), 0);
                     heard = Instant::now();
                     pause
                 }
@@ -274,7 +285,7 @@ impl Courier {
                 tally.tried();
             }
             sleep(pause).await;
-            target.peers = self.now(parcel, &target.name).await;
+            now = Some(self.now(&parcel.topic, &target.name).await);
         }
         if first {
             tally.tried();
@@ -282,19 +293,15 @@ impl Courier {
     }
 
     /// The members that a target has by now.
-    pub(crate) async fn now(&self, parcel: &Parcel, name: &TargetName) -> Vec<Peer> {
-        let targets = self.peers.of(&parcel.topic, None).await.unwrap_or_default();
+    pub(crate) async fn now(&self, topic: &str, name: &TargetName) -> Vec<Arc<Peer>> {
+        let targets = self.peers.of(topic, None).await.unwrap_or_default();
         let found = targets.iter().find(|target| target.name == *name);
         found.map(|target| target.peers.clone()).unwrap_or_default()
     }
 
-    async fn round(&self, parcel: &Parcel, target: &Target, deliveries: u32) -> Answer {
+    async fn round(&self, parcel: &Parcel, peers: &[Arc<Peer>], deliveries: &mut u32) -> Answer {
         let mut last = Error::unavailable("no member of the group is there");
-        for peer in target
-            .order(parcel.key.as_deref(), &*self.random)
-            .into_iter()
-            .take(TRIES)
-        {
+        for peer in peers::order(peers, parcel.message.key.as_deref(), &*self.random) {
             match self.post(parcel, peer, deliveries).await {
                 Answer::Elsewhere(error) => last = error,
                 answer => return answer,
@@ -303,22 +310,36 @@ impl Courier {
         Answer::Elsewhere(last)
     }
 
-    async fn post(&self, parcel: &Parcel, peer: &Peer, deliveries: u32) -> Answer {
-        let client = match self.client(&peer.address) {
-            Ok(client) => client,
-            Err(error) => return Answer::Elsewhere(error),
-        };
-        let request = Request::post("/")
-            .query("id", &peer.id)
-            .header(DELIVERY, &deliveries.to_string())
-            .body("application/json", parcel.document.clone());
-        let response = match client.send(&request).await {
+    async fn post(&self, parcel: &Parcel, peer: &Peer, deliveries: &mut u32) -> Answer {
+        let delivery = [(DELIVERY, u64::from(*deliveries))];
+        let sent = peer
+            .line
+            .poster
+            .send(&peer.head, &delivery, parcel.body(peer.framed));
+        let response = match sent.await {
             Ok(response) => response,
             Err(error) => {
+                peer.line.failed();
                 self.peers.doubt(&peer.id);
+                // It may have been delivered: the next time is another one, and whoever has handled it
+                // says so.
+                if !error.is_unprocessed() {
+                    *deliveries = deliveries.saturating_add(1);
+                }
                 return Answer::Elsewhere(error);
             }
         };
+        if peer.framed && !response.body().starts_with(OURS.as_bytes()) {
+            // It has ended, the registry does not know yet, and another program has its port: whatever
+            // that one says, the message was not handled.
+            peer.line.failed();
+            self.peers.doubt(&peer.id);
+            let error = Error::unavailable("somebody else answers at the subscriber's address");
+            return Answer::Elsewhere(error.with_context("status", response.status()));
+        }
+        if response.status() == 200 {
+            return Answer::Handled;
+        }
         let again = response.header(RETRY_IN).and_then(|text| text.parse().ok());
         if let (503, Some(millis)) = (response.status(), again) {
             // A subscriber that says more than an hour is not believed.
@@ -334,21 +355,13 @@ impl Courier {
         }
     }
 
-    fn client(&self, address: &str) -> Result<HttpClient> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(address) {
-            return Ok(client.clone());
+    /// Something is under way until this is dropped: [`drained`](Self::drained) waits for it.
+    pub(crate) fn busy(self: &Arc<Self>) -> Room {
+        self.parcels.fetch_add(1, Ordering::AcqRel);
+        Room {
+            courier: Arc::clone(self),
+            bytes: 0,
         }
-        let config = HttpConfig::new(vec![address.to_owned()])
-            .with_timeout(self.config.timeout)
-            .with_concurrency(256)
-            .with_max_body(64 << 10);
-        let client = HttpClient::new(config)?;
-        if clients.len() >= MAX_CLIENTS {
-            clients.clear();
-        }
-        clients.insert(address.to_owned(), client.clone());
-        Ok(client)
     }
 
     /// Waits until nothing is under way.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use micro_broker_core::{Broker, Driver, Env, Result, Url, async_trait};
 
-use crate::{HttpBroker, HttpBrokerConfig, SCHEME};
+use crate::{HttpBroker, HttpBrokerConfig, SCHEME, SECURE_SCHEME};
 
-/// Opens `http` URLs, over the registry that the program has open, and its store if there is to be an
+/// Opens `http` and `https` URLs, over the registry that the program has open, and its store if there is to be an
 /// outbox.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpDriver;
@@ -14,7 +14,7 @@ pub struct HttpDriver;
 #[async_trait]
 impl Driver<dyn Broker> for HttpDriver {
     fn schemes(&self) -> &'static [&'static str] {
-        &[SCHEME]
+        &[SCHEME, SECURE_SCHEME]
     }
 
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Broker>> {

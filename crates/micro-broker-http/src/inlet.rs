@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use micro_broker_core::{Clock, Message, Result, Topic, Verdict};
+use micro_broker_core::{Clock, Message, Topic, Verdict};
 use micro_broker_delivery::{Runner, SeenIds, envelope};
 use tokio::sync::{Mutex as Turns, Notify, OwnedMutexGuard, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+
+use crate::frame::{self, Frame};
 
 /// An id that was handled is known for so long, at most so many of a subscriber: a publisher that missed
 /// the answer asks again.
@@ -21,7 +23,9 @@ const AT_ONCE: Duration = Duration::from_millis(5);
 
 /// Whatever is to be done with a dead letter.
 pub(crate) type Bury = Arc<
-    dyn Fn(Message) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send + Sync,
+    dyn Fn(Message) -> std::pin::Pin<Box<dyn Future<Output = micro_broker_core::Result<()>> + Send>>
+        + Send
+        + Sync,
 >;
 
 /// A request at the subscriber's port, whoever serves the port.
@@ -56,14 +60,15 @@ pub struct Reply {
     pub status: u16,
     /// The header `micro-retry-in`: after so long the message is to come again.
     pub retry_in: Option<Duration>,
-    /// What is wrong, as plain text.
+    /// What became of the message, as plain text. It is the body, as it is: publishers know by it that a
+    /// subscriber answers, and no other program that has come to its port.
     pub text: &'static str,
 }
 
 impl Reply {
-    const HANDLED: Self = Self::of(200, "");
-    const UNKNOWN: Self = Self::of(404, "no such subscriber");
-    const FULL: Self = Self::of(429, "too many messages wait for this subscriber");
+    const HANDLED: Self = Self::of(200, "micro: handled");
+    const UNKNOWN: Self = Self::of(404, "micro: no such subscriber");
+    const FULL: Self = Self::of(429, "micro: too many messages wait for this subscriber");
 
     pub(crate) const fn of(status: u16, text: &'static str) -> Self {
         Self {
@@ -77,7 +82,7 @@ impl Reply {
         Self {
             status: 503,
             retry_in: Some(pause),
-            text: "the message was not handled",
+            text: "micro: the message was not handled",
         }
     }
 }
@@ -130,7 +135,7 @@ impl Inlet {
     /// Hands a message to its subscriber, and waits for its handler.
     pub async fn receive(&self, post: Post) -> Reply {
         if post.body.len() > self.max_request() {
-            return Reply::of(413, "the message is too large");
+            return Reply::of(413, "micro: the message is too large");
         }
         let subscriber = {
             let subscribers = self
@@ -142,21 +147,36 @@ impl Inlet {
         let Some(subscriber) = subscriber else {
             return Reply::UNKNOWN;
         };
-        let document = match envelope::decode(&post.body) {
-            Ok(document) => document,
-            Err(_) => return Reply::of(400, "this is no message"),
-        };
-        if document.topic() != Some(&*subscriber.wire_topic) {
-            return Reply::of(400, "the message is not of this subscriber's topic");
+        match self.read(&post.body, &subscriber) {
+            Ok(message) => Subscriber::receive(subscriber, message, post.delivery).await,
+            Err(reply) => reply,
         }
-        let message = match document.into_message(subscriber.topic.clone()) {
-            Ok(message) if message.body.len() > self.max_body => {
-                return Reply::of(413, "the message is too large");
+    }
+
+    /// The message for this subscriber, in whichever of the two formats it is.
+    fn read(&self, body: &Bytes, subscriber: &Subscriber) -> Result<Message, Reply> {
+        let none = |_| Reply::of(400, "micro: this is no message");
+        let elsewhere = || Reply::of(400, "micro: the message is not of this subscriber's topic");
+        let (wire_topic, topic) = (&*subscriber.wire_topic, subscriber.topic.clone());
+        let message = if frame::is_frame(body) {
+            let frame = Frame::read(body).map_err(none)?;
+            if frame.topic() != Some(wire_topic.as_bytes()) {
+                return Err(elsewhere());
             }
-            Ok(message) => message,
-            Err(_) => return Reply::of(400, "a header of the message cannot be read"),
+            frame.into_message(topic)
+        } else {
+            let document = envelope::decode(body).map_err(none)?;
+            if document.topic() != Some(wire_topic) {
+                return Err(elsewhere());
+            }
+            document.into_message(topic)
         };
-        Subscriber::receive(subscriber, message, post.delivery).await
+        let message =
+            message.map_err(|_| Reply::of(400, "micro: a header of the message cannot be read"))?;
+        if message.body.len() > self.max_body {
+            return Err(Reply::of(413, "micro: the message is too large"));
+        }
+        Ok(message)
     }
 }
 

@@ -14,35 +14,93 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use micro_broker_core::{Error, Result};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::courier::{DELIVERY, RETRY_IN};
-use crate::{Inlet, Post, Reply};
+#[cfg(feature = "tls")]
+use crate::tls::Acceptor;
+use crate::{HttpBrokerConfig, Inlet, Post, Reply};
 
 /// The headers of a request may take so long, and the body.
 const HEADERS_IN: Duration = Duration::from_secs(10);
 const BODY_IN: Duration = Duration::from_secs(30);
 
-/// Binds the address and serves the inlet until the broker is gone.
-pub(crate) async fn listen(
-    address: &str,
+/// A port, and who may come in.
+#[derive(Clone)]
+pub(crate) struct Port {
     inlet: Arc<Inlet>,
-    max_connections: usize,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Acceptor>>,
+}
+
+impl Port {
+    /// # Errors
+    ///
+    /// `InvalidArgument` for an identity that no listener can have.
+    pub(crate) fn new(inlet: Arc<Inlet>, config: &HttpBrokerConfig) -> Result<Self> {
+        let _ = config;
+        Ok(Self {
+            inlet,
+            #[cfg(feature = "tls")]
+            tls: match &config.tls {
+                Some(identity) => Some(Arc::new(Acceptor::new(identity.clone())?)),
+                None => None,
+            },
+        })
+    }
+
+    /// Serves a connection to its end.
+    async fn serve(self, tcp: TcpStream) {
+        let _ = tcp.set_nodelay(true);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            match timeout(HEADERS_IN, tls.acceptor().accept(tcp)).await {
+                Ok(Ok(stream)) => self.speak(stream).await,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a connection speaks no TLS that will do")
+                }
+                Err(_) => tracing::debug!("a connection does not come to speak"),
+            }
+            return;
+        }
+        self.speak(tcp).await;
+    }
+
+    async fn speak(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send) {
+        let serve =
+            service_fn(|request| async { Ok::<_, Infallible>(answer(request, &self.inlet).await) });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_IN)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), serve);
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+}
+
+/// Binds the address and serves the port until the broker is gone.
+pub(crate) async fn listen(
+    config: &HttpBrokerConfig,
+    inlet: Arc<Inlet>,
     mut over: watch::Receiver<bool>,
 ) -> Result<SocketAddr> {
     let failed = |err: std::io::Error| {
         Error::from(err)
             .with_operation("broker.listen")
-            .with_context("address", address)
+            .with_context("address", &config.address)
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let port = Port::new(inlet, config)?;
+    let listener = TcpListener::bind(&config.address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    if !bound.ip().is_loopback() {
+    if !(bound.ip().is_loopback() || config.is_secure()) {
         tracing::warn!(address = %bound, "messages are received from the network unencrypted");
     }
-    let connections = Arc::new(Semaphore::new(max_connections));
+    let connections = Arc::new(Semaphore::new(config.max_connections));
     tokio::spawn(async move {
         loop {
             let Ok(slot) = Arc::clone(&connections).acquire_owned().await else {
@@ -61,25 +119,11 @@ pub(crate) async fn listen(
                     continue;
                 }
             };
-            let _ = stream.set_nodelay(true);
-            let (inlet, mut over) = (Arc::clone(&inlet), over.clone());
+            let (port, mut over) = (port.clone(), over.clone());
             tokio::spawn(async move {
                 let _slot = slot;
-                let serve = service_fn(move |request| {
-                    let inlet = Arc::clone(&inlet);
-                    async move { Ok::<_, Infallible>(answer(request, &inlet).await) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADERS_IN)
-                    .max_buf_size(64 << 10)
-                    .serve_connection(TokioIo::new(stream), serve);
                 tokio::select! {
-                    ended = connection => {
-                        if let Err(error) = ended {
-                            tracing::debug!(%error, "a connection ended");
-                        }
-                    }
+                    () = port.serve(stream) => {}
                     _ = over.wait_for(|over| *over) => {}
                 }
             });
@@ -90,7 +134,7 @@ pub(crate) async fn listen(
 
 async fn answer(request: Request<Incoming>, inlet: &Inlet) -> Response<Full<Bytes>> {
     if request.method() != Method::POST {
-        let mut response = written(&Reply::of(405, "messages are posted"));
+        let mut response = written(&Reply::of(405, "micro: messages are posted"));
         response
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("POST"));
@@ -104,18 +148,23 @@ async fn answer(request: Request<Incoming>, inlet: &Inlet) -> Response<Full<Byte
 }
 
 async fn read(request: Request<Incoming>, inlet: &Inlet) -> std::result::Result<Post, Reply> {
-    let too_large = Reply::of(413, "the message is too large");
+    let too_large = Reply::of(413, "micro: the message is too large");
     let query = request.uri().query().unwrap_or_default().as_bytes();
     let id = url::form_urlencoded::parse(query).find(|(name, _)| name == "id");
     let id = match id {
         Some((_, id)) if request.uri().path() == "/" && id.len() <= 512 => id.into_owned(),
-        _ => return Err(Reply::of(404, "messages are posted to /?id=<subscriber>")),
+        _ => {
+            return Err(Reply::of(
+                404,
+                "micro: messages are posted to /?id=<subscriber>",
+            ));
+        }
     };
     let delivery = match request.headers().get(DELIVERY) {
         None => None,
         Some(value) => {
             let number = value.to_str().ok().and_then(|text| text.parse().ok());
-            Some(number.ok_or(Reply::of(400, "micro-delivery is no number"))?)
+            Some(number.ok_or(Reply::of(400, "micro: micro-delivery is no number"))?)
         }
     };
     let body = request.into_body();
@@ -126,8 +175,8 @@ async fn read(request: Request<Incoming>, inlet: &Inlet) -> std::result::Result<
     match whole {
         Ok(Ok(body)) => Ok(Post::new(id, delivery, body.to_bytes())),
         Ok(Err(err)) if err.is::<LengthLimitError>() => Err(too_large),
-        Ok(Err(_)) => Err(Reply::of(400, "the message breaks off")),
-        Err(_) => Err(Reply::of(408, "the message does not come in time")),
+        Ok(Err(_)) => Err(Reply::of(400, "micro: the message breaks off")),
+        Err(_) => Err(Reply::of(408, "micro: the message does not come in time")),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
-use micro_broker_core::{Durability, Env, Error, ErrorKind, Result};
+use micro_broker_core::{Durability, Env, Error, ErrorKind, Result, Topic};
+use micro_broker_delivery::envelope;
 use micro_store_core::{
     Condition, DeleteOptions, ListOptions, Record, Scope, Store, Table, WriteOptions,
 };
@@ -34,9 +34,11 @@ pub(crate) struct Outbox {
 struct Kept {
     /// Which process keeps it, and hands it on while it lives.
     by: String,
+    /// The topic, and its name on the wire.
     topic: String,
-    key: Option<String>,
+    wire_topic: String,
     targets: Vec<TargetName>,
+    /// The message, as go-micro writes it: a person can read it.
     document: String,
 }
 
@@ -75,11 +77,12 @@ impl Outbox {
     ) -> Result<Option<String>> {
         let name = format!("{}/{id}", parcel.topic);
         let kept = Kept {
-            topic: parcel.topic.clone(),
             by: self.mark.clone(),
-            key: parcel.key.as_deref().map(str::to_owned),
+            topic: parcel.message.topic.as_str().to_owned(),
+            wire_topic: parcel.topic.clone(),
             targets: targets.iter().map(|target| target.name.clone()).collect(),
-            document: String::from_utf8_lossy(&parcel.document).into_owned(),
+            document: String::from_utf8_lossy(&envelope::encode(&parcel.message, &parcel.topic))
+                .into_owned(),
         };
         let opts = WriteOptions::default().with_condition(Condition::Absent);
         match self.table.put_with(&name, &kept, opts).await {
@@ -126,14 +129,12 @@ impl Outbox {
         if kept.by == self.mark {
             return Ok(());
         }
-        let parcel = Parcel {
-            topic: kept.topic,
-            key: kept.key.map(Arc::from),
-            document: Bytes::from(kept.document),
-        };
+        let topic: Topic = kept.topic.parse()?;
+        let message = envelope::decode(kept.document.as_bytes())?.into_message(topic)?;
+        let parcel = Parcel::new(message, kept.wire_topic);
         let mut targets = Vec::new();
         for name in kept.targets {
-            let peers = courier.now(&parcel, &name).await;
+            let peers = courier.now(&parcel.topic, &name).await;
             targets.push(Target { name, peers });
         }
         let room = loop {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{
-    PATIENCE, counts, env, member, next, no, open, publish, registry, subscribe, topic, yes,
+    PATIENCE, counts, env, member, next, no, nodes, open, publish, registry, subscribe, topic, yes,
 };
 use micro_broker_core::{Broker as _, Class, Context, ErrorKind, Message, Order, Reach, handler};
 use micro_broker_http::HttpBrokerConfig;
@@ -81,6 +81,65 @@ async fn a_receipt_counts_who_has_handled_it_who_has_not_and_who_cannot() {
 }
 
 #[tokio::test]
+async fn go_micro_s_subscribers_get_its_json_and_ours_get_frames() {
+    let env = env().await;
+    let broker = open(HttpBrokerConfig::default(), &env);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; 10_000];
+        let length = stream.read(&mut bytes).await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    });
+    register(&env, "theirs", "go", &address).await;
+    let (_subscription, mut arrived) = subscribe(&broker, member("ours"), yes).await;
+    let all = nodes(&env).await;
+    let own = all.iter().find(|node| node.id != "go").unwrap();
+    assert_eq!(own.metadata["accepts"], "application/vnd.micro.message");
+    assert_eq!(counts(&publish(&broker, "tea").await), (2, 0, 0));
+    assert_eq!(&next(&mut arrived).await.message().body[..], b"tea");
+    let request = served.await.unwrap();
+    assert!(
+        request.contains("content-type: application/json\r\n")
+            && request.contains(r#"{"Header":{"Micro-Topic":"orders""#)
+            && request.ends_with(r#""Body":"dGVh"}"#),
+        "{request}"
+    );
+}
+
+#[tokio::test]
+async fn another_program_at_a_subscriber_s_port_does_not_answer_for_it() {
+    let env = env().await;
+    let broker = open(HttpBrokerConfig::default(), &env);
+    for (id, answer) in [
+        ("a", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        (
+            "b",
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 4\r\n\r\nwhat",
+        ),
+    ] {
+        let (address, _) = server(answer).await;
+        let node = Node::new(id, address)
+            .with_metadata("broker", "http")
+            .with_metadata("topic", "orders")
+            .with_metadata("accepts", "application/vnd.micro.message");
+        let service = Service::new("micro.http.broker", "g").with_node(node);
+        registry(&env)
+            .register(&service, RegisterOptions::default())
+            .await
+            .unwrap();
+    }
+    let (_subscription, mut arrived) = subscribe(&broker, member("g"), yes).await;
+    for i in 0..10 {
+        assert_eq!(counts(&publish(&broker, &i.to_string()).await), (1, 0, 0));
+        next(&mut arrived).await;
+    }
+}
+
+#[tokio::test]
 async fn another_member_takes_what_one_cannot() {
     let env = env().await;
     let broker = open(HttpBrokerConfig::default(), &env);
@@ -91,6 +150,32 @@ async fn another_member_takes_what_one_cannot() {
     for i in 0..10 {
         assert_eq!(counts(&publish(&broker, &i.to_string()).await), (1, 0, 0));
         assert_eq!(next(&mut arrived).await.deliveries(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_without_an_answer_is_one() {
+    let env = env().await;
+    let broker = open(HttpBrokerConfig::default(), &env);
+    // It takes the message, and is gone before it answers, every time.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = vec![0; 10_000];
+            let length = stream.read(&mut bytes).await.unwrap();
+            let _ = tell.send(String::from_utf8_lossy(&bytes[..length]).into_owned());
+        }
+    });
+    register(&env, "g", "dies", &address).await;
+    let publisher = broker.clone();
+    tokio::spawn(async move { publish(&publisher, "tea").await });
+    for deliveries in 1..=3 {
+        let request = timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+        // Else a message that ends its handler's process would do so for ever.
+        let header = format!("\r\nmicro-delivery: {deliveries}\r\n");
+        assert!(request.contains(&header), "{request}");
     }
 }
 

@@ -154,8 +154,7 @@ async fn child(folder: &Path, service: &str, round: &str) {
         .unwrap();
     let broker = open(HttpBrokerConfig::default().with_outbox("events"), &env);
     if round == "last" {
-        // What is left has to be found before one can wait for it.
-        sleep(Duration::from_millis(500)).await;
+        // It also waits for what is still to be found in the store.
         broker.close(PATIENCE).await.unwrap();
         return;
     }

@@ -117,6 +117,66 @@ async fn s65_what_is_no_message_for_this_subscriber_is_refused() {
     assert_eq!(next(&mut arrived).await.id(), "1");
 }
 
+/// A frame with these pairs.
+fn frame(pairs: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = Vec::new();
+    for part in pairs.iter().flat_map(|(name, value)| [name, value]) {
+        head.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+        head.extend(part.as_bytes());
+    }
+    let length = u32::try_from(head.len()).unwrap().to_be_bytes();
+    [&length[..], &head, body].concat()
+}
+
+#[tokio::test]
+async fn s65_what_is_no_frame_for_this_subscriber_is_refused() {
+    let env = env().await;
+    let config = HttpBrokerConfig::default().with_max_body(1000);
+    let broker = open(config, &env);
+    let (_subscription, mut arrived) = subscribe(&broker, member("g"), yes).await;
+    let node = nodes(&env).await.remove(0);
+    let inlet = broker.inlet();
+    let good = frame(&[("micro-topic", "orders"), ("Micro-Id", "1")], b"tea");
+    let mut cut = good.clone();
+    cut.truncate(20);
+    for (expected, what, bytes) in [
+        (400, "a frame that is cut off", cut),
+        (400, "no topic", frame(&[("micro-id", "1")], b"tea")),
+        (
+            400,
+            "another topic",
+            frame(&[("micro-topic", "bills")], b""),
+        ),
+        (
+            400,
+            "an id that is none",
+            frame(&[("micro-topic", "orders"), ("micro-id", "a b")], b""),
+        ),
+        (
+            400,
+            "NUL in a key",
+            frame(&[("micro-topic", "orders"), ("micro-key", "\0")], b""),
+        ),
+        (
+            413,
+            "a body beyond the limit",
+            frame(&[("micro-topic", "orders")], &[0; 1001]),
+        ),
+    ] {
+        let reply = inlet.receive(Post::new(&*node.id, Some(1), bytes)).await;
+        assert_eq!(reply.status, expected, "{what}: {reply:?}");
+    }
+    let silent = timeout(Duration::from_millis(100), arrived.recv()).await;
+    assert!(silent.is_err(), "nothing is delivered: {silent:?}");
+    let reply = inlet.receive(Post::new(&*node.id, Some(1), good)).await;
+    assert_eq!(reply.status, 200);
+    let delivery = next(&mut arrived).await;
+    assert_eq!(
+        (delivery.id(), &delivery.message().body[..]),
+        ("1", &b"tea"[..])
+    );
+}
+
 #[tokio::test]
 async fn s65_garbage_and_silence_hold_nobody_up() {
     let env = env().await;

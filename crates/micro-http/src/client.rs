@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connect::{Connection, Slots, failed};
+use crate::message::Headers;
 use crate::stream::Lines;
 use crate::{Credentials, HttpConfig, Request, Response};
 
@@ -83,9 +84,9 @@ impl HttpClient {
             let body = read(body, config.max_body, endpoint).await?;
             self.keep(connection);
             Ok(Response {
-                endpoint: endpoint.clone(),
+                endpoint: endpoint.as_str().into(),
                 status: parts.status.as_u16(),
-                headers: parts.headers,
+                headers: Headers::Read(parts.headers),
                 body,
             })
         };
@@ -116,9 +117,9 @@ impl HttpClient {
             }
             let body = read(body, config.max_body, endpoint).await?;
             let response = Response {
-                endpoint: endpoint.clone(),
+                endpoint: endpoint.as_str().into(),
                 status: parts.status.as_u16(),
-                headers: parts.headers,
+                headers: Headers::Read(parts.headers),
                 body,
             };
             Err(match response.success() {

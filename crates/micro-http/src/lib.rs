@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod lanes;
 mod message;
+mod poster;
 mod stream;
 
 pub use self::client::HttpClient;
@@ -17,4 +18,5 @@ pub use self::complaints::Complaints;
 pub use self::config::{Credentials, HttpConfig};
 pub use self::lanes::Lanes;
 pub use self::message::{Request, Response};
+pub use self::poster::{Head, Poster};
 pub use self::stream::Lines;

@@ -1,6 +1,7 @@
 //! A request and its answer.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -206,10 +207,34 @@ fn header_of(credentials: &Credentials) -> Option<(HeaderName, String)> {
 /// An answer with its whole body.
 #[derive(Clone, Debug)]
 pub struct Response {
-    pub(crate) endpoint: String,
+    pub(crate) endpoint: Arc<str>,
     pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: Headers,
     pub(crate) body: Bytes,
+}
+
+/// The headers of an answer: read, or as they came and read when one is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Headers {
+    Read(HeaderMap),
+    /// The status line and the headers of an answer that was found to be well formed.
+    Raw(Bytes),
+}
+
+impl Headers {
+    fn get(&self, name: &str) -> Option<&str> {
+        let raw = match self {
+            Self::Read(map) => return map.get(name)?.to_str().ok(),
+            Self::Raw(raw) => raw,
+        };
+        let line = raw.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            line[..colon]
+                .eq_ignore_ascii_case(name.as_bytes())
+                .then(|| line[colon + 1..].trim_ascii())
+        });
+        str::from_utf8(line?).ok()
+    }
 }
 
 impl Response {
@@ -228,7 +253,7 @@ impl Response {
     /// A header's first value, if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        self.headers.get(name)
     }
 
     /// The body.
@@ -368,9 +393,9 @@ mod tests {
             (501, ErrorKind::Unimplemented),
         ] {
             let response = Response {
-                endpoint: "h:1".to_owned(),
+                endpoint: "h:1".into(),
                 status,
-                headers: HeaderMap::new(),
+                headers: Headers::Read(HeaderMap::new()),
                 body: Bytes::from(format!("\x1b[31m\n{}", "x".repeat(1000))),
             };
             let err = response.success().unwrap_err();
