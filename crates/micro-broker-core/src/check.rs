@@ -235,6 +235,9 @@ pub fn check_subscription(
     capabilities: &Capabilities,
 ) -> Result<()> {
     let invalid = |message: &'static str| Err(Error::invalid_argument(message));
+    if opts.broadcast && opts.group.is_some() {
+        return invalid("a subscriber of a group gets no broadcast: leave one of them out");
+    }
     if !(1..=MAX_CONCURRENCY).contains(&opts.concurrency) {
         return invalid("a subscriber handles 1 to 4096 messages at once");
     }
@@ -404,6 +407,9 @@ mod tests {
             good().with_ack_deadline(Duration::MAX),
             good().with_max_deliveries(0),
             good().with_dead_letters(DeadLetters::To(topic())),
+            good()
+                .with_group(Group::new("mailer").unwrap())
+                .with_broadcast(true),
         ] {
             assert_eq!(check(bad), Err(ErrorKind::InvalidArgument));
         }

@@ -29,6 +29,9 @@ pub struct SubscribeOptions {
     /// Who shares the messages with this subscriber. Without a group it gets every message, from now
     /// until it ends.
     pub group: Option<Group>,
+    /// Says that no group is meant, where one is the default: a `micro` service subscribes in the group of
+    /// its own name.
+    pub broadcast: bool,
     /// How many messages are handled at once. Default 16, at most [`MAX_CONCURRENCY`](crate::MAX_CONCURRENCY).
     pub concurrency: usize,
     /// How long a handler may take before its message is delivered again, unless it
@@ -48,6 +51,7 @@ impl Default for SubscribeOptions {
     fn default() -> Self {
         Self {
             group: None,
+            broadcast: false,
             concurrency: 16,
             ack_deadline: Duration::from_secs(30),
             max_deliveries: 5,
@@ -63,6 +67,13 @@ impl SubscribeOptions {
     #[must_use]
     pub fn with_group(mut self, group: impl Into<Option<Group>>) -> Self {
         self.group = group.into();
+        self
+    }
+
+    /// Sets [`broadcast`](Self::broadcast).
+    #[must_use]
+    pub fn with_broadcast(mut self, broadcast: bool) -> Self {
+        self.broadcast = broadcast;
         self
     }
 

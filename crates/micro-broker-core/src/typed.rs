@@ -37,6 +37,13 @@ impl<T> Publisher<T> {
         }
     }
 
+    /// Encodes by another codec.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Arc<dyn Codec>) -> Self {
+        self.codec = codec;
+        self
+    }
+
     /// The topic.
     #[must_use]
     pub fn topic(&self) -> &Topic {

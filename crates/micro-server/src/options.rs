@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use micro_codec_core::{Codec, Codecs};
 use micro_core::{Clock, Live, Random, SystemClock, SystemRandom};
-use micro_transport_core::{Limits, Middleware, TlsIdentity};
+use micro_registry_core::Endpoint;
+use micro_transport_core::{Limits, Middleware, Posts, TlsIdentity};
 
 /// Options for a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
@@ -44,6 +45,10 @@ pub struct ServerOptions {
     pub tls: Option<Live<TlsIdentity>>,
     /// Whether HTTP/1.1 is answered too, where the transport can. Default yes.
     pub http1: bool,
+    /// What else is answered over HTTP/1.1, if the transport [takes](Posts::take) it.
+    pub posts: Option<Posts>,
+    /// What is registered as endpoints beside the methods of the contracts: subscriptions.
+    pub endpoints: Vec<Endpoint>,
     /// What stands around every call, outermost first.
     pub middleware: Vec<Arc<dyn Middleware>>,
     /// The codecs known. Raw bytes always are.
@@ -83,6 +88,8 @@ impl Default for ServerOptions {
             limits: Live::default(),
             tls: None,
             http1: true,
+            posts: None,
+            endpoints: Vec::new(),
             middleware: Vec::new(),
             codecs: Codecs::new(),
             reflection: Reflection::default(),
@@ -167,6 +174,20 @@ impl ServerOptions {
     #[must_use]
     pub fn with_http1(mut self, http1: bool) -> Self {
         self.http1 = http1;
+        self
+    }
+
+    /// Sets [`posts`](Self::posts).
+    #[must_use]
+    pub fn with_posts(mut self, posts: Posts) -> Self {
+        self.posts = Some(posts);
+        self
+    }
+
+    /// Adds one of the [`endpoints`](Self::endpoints).
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
         self
     }
 

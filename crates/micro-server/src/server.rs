@@ -124,7 +124,8 @@ impl Server {
             .collect();
         let health = Health::new(names.iter().map(String::as_str));
         let own = own(&name, names, &routes, &health, options.reflection)?;
-        let endpoints = models::endpoints(&routes, &Catalog::new(&name, &routes)?);
+        let mut endpoints = models::endpoints(&routes, &Catalog::new(&name, &routes)?);
+        endpoints.extend(options.endpoints.iter().cloned());
         let opts = HandlerOptions::default().with_codecs(options.codecs.clone());
         let opts = HandlerOptions {
             middleware: options.middleware.clone(),
@@ -137,6 +138,7 @@ impl Server {
             .with_http1(options.http1)
             .with_clock(Arc::clone(&options.clock));
         listen.tls = options.tls.clone();
+        listen.posts = options.posts.clone();
         let listener = transport.listen(options.bind(), listen).await?;
         let address = listener.address();
         let advertised = advertise::address(

@@ -16,6 +16,7 @@ mod message;
 mod method;
 mod middleware;
 mod policy;
+mod posts;
 mod pushback;
 mod tls;
 mod traits;
@@ -29,6 +30,7 @@ pub use self::middleware::{Endpoint, Middleware, Next};
 pub use self::policy::{
     BudgetPolicy, Effective, HedgeDelay, HedgePolicy, LimitPolicy, Policies, Policy, RetryPolicy,
 };
+pub use self::posts::{Post, PostHandler, PostReply, Posts};
 pub use self::pushback::ErrorExt;
 pub use self::tls::TlsIdentity;
 pub use self::traits::{

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use micro_core::{Clock, SystemClock, async_trait};
 
-use crate::{BoxFuture, Context, Limits, Live, Request, Response, Result, TlsIdentity};
+use crate::{BoxFuture, Context, Limits, Live, Posts, Request, Response, Result, TlsIdentity};
 
 /// A way for calls to travel.
 #[async_trait]
@@ -134,6 +134,8 @@ pub struct ListenOptions {
     pub tls: Option<Live<TlsIdentity>>,
     /// Whether HTTP/1.1 is answered too, where the transport can. Default yes.
     pub http1: bool,
+    /// What else is answered over HTTP/1.1; a listener that does so [takes](Posts::take) it.
+    pub posts: Option<Posts>,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -144,6 +146,7 @@ impl Default for ListenOptions {
             limits: Live::default(),
             tls: None,
             http1: true,
+            posts: None,
             clock: Arc::new(SystemClock),
         }
     }
@@ -168,6 +171,13 @@ impl ListenOptions {
     #[must_use]
     pub fn with_http1(mut self, http1: bool) -> Self {
         self.http1 = http1;
+        self
+    }
+
+    /// Sets [`posts`](Self::posts).
+    #[must_use]
+    pub fn with_posts(mut self, posts: Posts) -> Self {
+        self.posts = Some(posts);
         self
     }
 

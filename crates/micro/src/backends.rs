@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use micro_broker_core::Broker;
 use micro_client::ClientOptions;
 use micro_config_core::{Config, Rank, Runtime, Source, Unseal};
 use micro_core::{Drivers, Env, Error, Live, Result};
@@ -9,6 +10,7 @@ use micro_limit::PolicyLimits;
 use micro_registry_core::Registry;
 use micro_selector_core::{Selector, Zone};
 use micro_store_core::{Scope, Store, Table};
+use micro_sync_core::Coordinator;
 use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
 use tokio::sync::OnceCell;
 
@@ -26,6 +28,10 @@ pub(crate) struct Wishes {
     pub(crate) config_unseal: Option<Arc<dyn Unseal>>,
     pub(crate) store_url: Option<String>,
     pub(crate) store: Option<Arc<dyn Store>>,
+    pub(crate) broker_url: Option<String>,
+    pub(crate) broker: Option<Arc<dyn Broker>>,
+    pub(crate) coordinator_url: Option<String>,
+    pub(crate) coordinator: Option<Arc<dyn Coordinator>>,
     pub(crate) registry_url: Option<String>,
     pub(crate) registry: Option<Arc<dyn Registry>>,
     pub(crate) transport_url: Option<String>,
@@ -51,9 +57,14 @@ pub(crate) struct Backends {
     pub(crate) wishes: Wishes,
     opened: OnceCell<Opened>,
     store: OnceCell<Arc<dyn Store>>,
+    broker: OnceCell<Arc<dyn Broker>>,
+    /// Where the HTTP broker meets the service's port.
+    #[cfg(feature = "broker-http")]
+    pub(crate) mount: Arc<crate::mount::Mount>,
+    coordinator: OnceCell<Arc<dyn Coordinator>>,
     registry: OnceCell<Arc<dyn Registry>>,
     transport: OnceCell<Arc<dyn Transport>>,
-    client: OnceCell<Client>,
+    client: OnceCell<micro_client::Client>,
 }
 
 /// The configuration, which comes before everything else, and what it says at start.
@@ -123,6 +134,10 @@ impl Backends {
             wishes,
             opened: OnceCell::new(),
             store: OnceCell::new(),
+            broker: OnceCell::new(),
+            #[cfg(feature = "broker-http")]
+            mount: Arc::default(),
+            coordinator: OnceCell::new(),
             registry: OnceCell::new(),
             transport: OnceCell::new(),
             client: OnceCell::new(),
@@ -245,6 +260,70 @@ impl Backends {
         Ok(Table::new(self.store().await?, scope))
     }
 
+    /// The codecs, for calls and messages.
+    pub(crate) fn codecs(&self) -> micro_codec_core::Codecs {
+        self.wishes.codecs.clone().unwrap_or_else(crate::codecs)
+    }
+
+    /// The broker. It may use the registry, and the store if its URL names a table of it.
+    pub(crate) async fn broker(&self) -> Result<Arc<dyn Broker>> {
+        let wishes = &self.wishes;
+        let open = self.broker.get_or_try_init(async || {
+            const VARIABLE: &str = "MICRO_BROKER";
+            let (given, code) = (wishes.broker.as_ref(), wishes.broker_url.as_deref());
+            let opened = self.opened().await?;
+            let mut env = opened.env.clone();
+            if given.is_none() {
+                env = env.with::<dyn Registry>(self.registry().await?);
+                let url = opened.settings.get(VARIABLE).or(code).unwrap_or_default();
+                if url.contains("outbox=") {
+                    env = env.with::<dyn Store>(self.store().await?);
+                }
+            }
+            #[cfg(feature = "broker-http")]
+            let env = {
+                let mount = crate::mount::MountRef {
+                    mount: Arc::downgrade(&self.mount),
+                    #[cfg(feature = "tls")]
+                    tls: wishes.tls.clone(),
+                };
+                env.with::<crate::mount::MountRef>(Arc::new(mount))
+            };
+            self.open_in(&env, VARIABLE, given, code, "http", &self.drivers.broker)
+                .await
+        });
+        Ok(Arc::clone(open.await?))
+    }
+
+    /// The broker's backend, if one is open.
+    pub(crate) fn broker_backend(&self) -> Option<&'static str> {
+        self.broker.get().map(|broker| broker.backend())
+    }
+
+    /// Closes the broker, if one was opened by URL: what this process still has to hand on is handed on.
+    pub(crate) async fn close_broker(&self, grace: std::time::Duration) -> Result<()> {
+        match self.broker.get() {
+            // Others may use one that was handed in.
+            Some(broker) if self.wishes.broker.is_none() => broker.close(grace).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Who gives locks and leaderships.
+    pub(crate) async fn coordinator(&self) -> Result<Arc<dyn Coordinator>> {
+        let wishes = &self.wishes;
+        let open = self.coordinator.get_or_try_init(|| {
+            self.open(
+                "MICRO_SYNC",
+                wishes.coordinator.as_ref(),
+                wishes.coordinator_url.as_deref(),
+                "memory",
+                &self.drivers.sync,
+            )
+        });
+        Ok(Arc::clone(open.await?))
+    }
+
     pub(crate) async fn registry(&self) -> Result<Arc<dyn Registry>> {
         let wishes = &self.wishes;
         let open = self.registry.get_or_try_init(|| {
@@ -273,7 +352,7 @@ impl Backends {
         Ok(Arc::clone(open.await?))
     }
 
-    pub(crate) async fn client(&self) -> Result<Client> {
+    pub(crate) async fn client(self: &Arc<Self>) -> Result<Client> {
         let client = self.client.get_or_try_init(async || {
             let wishes = &self.wishes;
             let opened = self.opened().await?;
@@ -289,7 +368,7 @@ impl Backends {
                 .await?;
             let mut options = ClientOptions::default()
                 .with_namespace(opened.namespace())
-                .with_codecs(wishes.codecs.clone().unwrap_or_else(crate::codecs))
+                .with_codecs(self.codecs())
                 .with_limits(opened.limits(&wishes.limits))
                 .with_clock(Arc::clone(wishes.env.clock()))
                 .with_random(Arc::clone(wishes.env.random()));
@@ -318,9 +397,9 @@ impl Backends {
                 selector,
                 options,
             );
-            Ok::<_, Error>(Client::from(client))
+            Ok::<_, Error>(client)
         });
-        Ok(client.await?.clone())
+        Ok(Client::new(client.await?.clone(), Arc::clone(self)))
     }
 
     /// What code gave, else what is said from outside, else a URL from code, else the default.
@@ -328,6 +407,21 @@ impl Backends {
     /// A value that was handed in is not outvoted by a setting: it cannot be had by a URL.
     async fn open<I: ?Sized + Send + Sync + 'static>(
         &self,
+        variable: &str,
+        given: Option<&Arc<I>>,
+        code: Option<&str>,
+        default: &str,
+        drivers: &Drivers<I>,
+    ) -> Result<Arc<I>> {
+        let env = &self.opened().await?.env;
+        self.open_in(env, variable, given, code, default, drivers)
+            .await
+    }
+
+    /// [`open`](Self::open), with more than the configuration that a driver may use.
+    async fn open_in<I: ?Sized + Send + Sync + 'static>(
+        &self,
+        env: &Env,
         variable: &str,
         given: Option<&Arc<I>>,
         code: Option<&str>,
@@ -346,7 +440,7 @@ impl Backends {
             return Ok(Arc::clone(given));
         }
         let url = outside.or(code).unwrap_or(default);
-        let open = drivers.open(url, &opened.env).await;
+        let open = drivers.open(url, env).await;
         open.map_err(|err| match outside {
             Some(_) => opened.blame(err, variable),
             None => err.with_context("setting", "code"),

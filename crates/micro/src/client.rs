@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use micro_broker_core::Broker;
 use micro_codec_core::Codec;
 use micro_config_core::{Source, Unseal};
-use micro_core::{Env, Live, Result};
+use micro_core::{Env, Error, Live, Result};
 use micro_registry_core::Registry;
 use micro_selector_core::Selector;
 use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
@@ -31,7 +32,11 @@ use crate::{DriverSet, Settings};
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Client(micro_client::Client);
+pub struct Client {
+    client: micro_client::Client,
+    /// What else its program has open, unless it was made of a client alone.
+    backends: Option<Arc<Backends>>,
+}
 
 impl Client {
     /// A client as the `MICRO_…` variables say: the backends this program was built with, and
@@ -64,6 +69,22 @@ impl Client {
             .drivers(drivers)
             .build()
             .await
+    }
+
+    pub(crate) fn new(client: micro_client::Client, backends: Arc<Backends>) -> Self {
+        Self {
+            client,
+            backends: Some(backends),
+        }
+    }
+
+    pub(crate) fn backends(&self) -> Result<&Backends> {
+        self.backends.as_deref().ok_or_else(|| {
+            Error::failed_precondition(
+                "this client was made of a micro_client::Client, and has no broker: take one of Client::builder or of a service",
+            )
+            .with_operation("client.broker")
+        })
     }
 
     /// A client as code says; the `MICRO_…` variables outweigh it, as for a
@@ -134,6 +155,18 @@ impl ClientBuilder {
     /// Sets the registry: this very one, whatever `MICRO_REGISTRY` says.
     pub fn with_registry(mut self, registry: Arc<dyn Registry>) -> Self {
         self.wishes.registry = Some(registry);
+        self
+    }
+
+    /// Sets the broker by URL.
+    pub fn broker_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.broker_url = Some(url.into());
+        self
+    }
+
+    /// Sets the broker: this very one, whatever `MICRO_BROKER` says.
+    pub fn with_broker(mut self, broker: Arc<dyn Broker>) -> Self {
+        self.wishes.broker = Some(broker);
         self
     }
 
@@ -243,18 +276,21 @@ impl Deref for Client {
     type Target = micro_client::Client;
 
     fn deref(&self) -> &micro_client::Client {
-        &self.0
+        &self.client
     }
 }
 
 impl From<micro_client::Client> for Client {
     fn from(client: micro_client::Client) -> Self {
-        Self(client)
+        Self {
+            client,
+            backends: None,
+        }
     }
 }
 
 impl From<Client> for micro_client::Client {
     fn from(client: Client) -> Self {
-        client.0
+        client.client
     }
 }

@@ -99,16 +99,29 @@ interfaces!(
 pub fn drivers() -> DriverSet {
     let mut set = DriverSet::new();
     // Named first, so that a driver that is there answers instead.
-    for (scheme, feature) in [("http", "broker-http"), ("memory", "broker-memory")] {
+    for (scheme, feature) in [
+        ("amqp", "broker-rabbitmq"),
+        ("amqps", "broker-rabbitmq"),
+        ("http", "broker-http"),
+        ("https", "broker-http"),
+        ("memory", "broker-memory"),
+        ("rabbitmq", "broker-rabbitmq"),
+        ("nats", "broker-nats"),
+        ("redis", "broker-redis"),
+        ("rediss", "broker-redis"),
+    ] {
         set.broker = set.broker.with_feature(scheme, feature);
     }
     for (scheme, feature) in [
         ("cockroach", "sync-postgres"),
         ("cockroachdb", "sync-postgres"),
+        ("consul", "sync-consul"),
         ("etcd", "sync-etcd"),
         ("memory", "sync-memory"),
         ("postgres", "sync-postgres"),
         ("postgresql", "sync-postgres"),
+        ("redis", "sync-redis"),
+        ("rediss", "sync-redis"),
     ] {
         set.sync = set.sync.with_feature(scheme, feature);
     }
@@ -158,9 +171,15 @@ pub fn drivers() -> DriverSet {
         set.selector = set.selector.with_feature(scheme, feature);
     }
     #[cfg(feature = "broker-http")]
-    let set = set.with(micro_broker_http::HttpDriver);
+    let set = set.with(crate::mount::MountingDriver);
     #[cfg(feature = "broker-memory")]
     let set = set.with(micro_broker_memory::MemoryDriver::new());
+    #[cfg(feature = "broker-rabbitmq")]
+    let set = set.with(micro_broker_rabbitmq::RabbitDriver::default());
+    #[cfg(feature = "broker-nats")]
+    let set = set.with(micro_broker_nats::NatsDriver::default());
+    #[cfg(feature = "broker-redis")]
+    let set = set.with(micro_broker_redis::RedisDriver::default());
     #[cfg(feature = "config-args")]
     let set = set.with(micro_config_args::ArgsDriver);
     #[cfg(feature = "config-env")]
@@ -195,12 +214,16 @@ pub fn drivers() -> DriverSet {
     let set = set.with(micro_store_redis::RedisDriver);
     #[cfg(feature = "store-sled")]
     let set = set.with(micro_store_sled::SledDriver::new());
+    #[cfg(feature = "sync-consul")]
+    let set = set.with(micro_sync_consul::ConsulDriver::default());
     #[cfg(feature = "sync-etcd")]
     let set = set.with(micro_sync_etcd::EtcdDriver::default());
     #[cfg(feature = "sync-memory")]
     let set = set.with(micro_sync_memory::MemoryDriver::new());
     #[cfg(feature = "sync-postgres")]
     let set = set.with(micro_sync_postgres::PostgresDriver::default());
+    #[cfg(feature = "sync-redis")]
+    let set = set.with(micro_sync_redis::RedisDriver::default());
     #[cfg(feature = "transport-grpc")]
     let set = set.with(micro_transport_grpc::GrpcDriver);
     #[cfg(feature = "transport-memory")]

@@ -4,11 +4,15 @@
 mod backends;
 mod client;
 mod drivers;
+mod events;
 #[cfg(feature = "log")]
 mod log;
+#[cfg(feature = "broker-http")]
+mod mount;
 mod section;
 mod service;
 mod settings;
+mod singleton;
 
 /// Moving over from go-micro: its interfaces, options, wrappers, flags and variables, and their
 /// names here.
@@ -24,6 +28,7 @@ pub use self::client::{Client, ClientBuilder};
 pub use self::drivers::{DriverSet, Interface, codecs, drivers};
 pub use self::service::{Running, Service};
 pub use self::settings::{SETTINGS, Setting, Settings};
+pub use self::singleton::SingletonOptions;
 
 pub use micro_client::{CallOptions, ClientOptions, Discovery};
 pub use micro_codec_core::RawBytes;
@@ -77,7 +82,7 @@ pub mod config {
     pub use micro_config_memory as memory;
 }
 
-/// Publish and subscribe. Services do not wire it in yet: open one by [`drivers`].
+/// Publish and subscribe: [`Service::publisher`] and [`Service::subscribe`].
 pub mod broker {
     #[doc(inline)]
     pub use micro_broker_core::*;
@@ -87,10 +92,26 @@ pub mod broker {
     #[cfg(feature = "broker-memory")]
     #[doc(inline)]
     pub use micro_broker_memory as memory;
+    #[cfg(feature = "broker-nats")]
+    #[doc(inline)]
+    pub use micro_broker_nats as nats;
+    #[cfg(feature = "broker-rabbitmq")]
+    #[doc(inline)]
+    pub use micro_broker_rabbitmq as rabbitmq;
+    #[cfg(feature = "broker-redis")]
+    #[doc(inline)]
+    pub use micro_broker_redis as redis;
 }
 
-/// Locks and leadership. Services do not wire it in yet: open one by [`drivers`].
+/// Records and messages in one step: [`Service::outbox`].
+#[doc(inline)]
+pub use micro_outbox as outbox;
+
+/// Locks and leadership: [`Service::coordinator`] and [`Service::singleton`].
 pub mod sync {
+    #[cfg(feature = "sync-consul")]
+    #[doc(inline)]
+    pub use micro_sync_consul as consul;
     #[doc(inline)]
     pub use micro_sync_core::*;
     #[cfg(feature = "sync-etcd")]
@@ -102,6 +123,9 @@ pub mod sync {
     #[cfg(feature = "sync-postgres")]
     #[doc(inline)]
     pub use micro_sync_postgres as postgres;
+    #[cfg(feature = "sync-redis")]
+    #[doc(inline)]
+    pub use micro_sync_redis as redis;
 }
 
 /// How calls travel.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use micro_broker_core::Broker;
 use micro_codec_core::Codec;
 use micro_config_core::{Config, Source, Unseal};
 use micro_core::{Env, Error, Live, Result};
@@ -14,10 +15,19 @@ use micro_registry_core::Registry;
 use micro_selector_core::Selector;
 use micro_server::{Contract, Reflection, Routes, RunningServer, Server, ServerOptions};
 use micro_store_core::{Store, Table};
+use micro_sync_core::{Coordinator, Leadership};
+#[cfg(feature = "broker-http")]
+use micro_transport_core::Posts;
 use micro_transport_core::{Limits, Middleware, Policies, TlsIdentity, Transport};
+use tokio::time::Instant;
 
 use crate::backends::{Backends, Opened, Wishes};
-use crate::{Client, DriverSet, Settings};
+use crate::events::{self, Events, Wanted};
+use crate::singleton::{self, Singleton, Singletons};
+use crate::{Client, DriverSet, Settings, SingletonOptions};
+
+/// What a broker has at least to hand on what is left.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 type Hook = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<()>> + Send>> + Send>;
 
@@ -45,11 +55,13 @@ pub struct Service {
     name: String,
     options: ServerOptions,
     routes: Vec<Routes>,
+    pub(crate) subscriptions: Vec<Wanted>,
     wishes: Wishes,
     settings: Option<Settings>,
     args: Option<Vec<std::ffi::OsString>>,
     drivers: Option<DriverSet>,
     backends: OnceLock<Arc<Backends>>,
+    singletons: Vec<Singleton>,
     /// Behind a lock only so that a service can be shared: hooks need not be `Sync`.
     hooks: Mutex<Hooks>,
 }
@@ -93,10 +105,12 @@ impl Service {
             name,
             options: ServerOptions::default(),
             routes: Vec::new(),
+            subscriptions: Vec::new(),
             settings: None,
             args: None,
             drivers: None,
             backends: OnceLock::new(),
+            singletons: Vec::new(),
             hooks: Mutex::default(),
         }
     }
@@ -275,6 +289,89 @@ impl Service {
         self
     }
 
+    /// Sets who gives locks and leaderships, by URL.
+    #[must_use]
+    pub fn coordinator_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.coordinator_url = Some(url.into());
+        self
+    }
+
+    /// Sets who gives locks and leaderships: this very one, whatever `MICRO_SYNC` says.
+    ///
+    /// It brings its own namespace; [`namespace`](Self::namespace) does not reach it.
+    #[must_use]
+    pub fn with_coordinator(mut self, coordinator: Arc<dyn Coordinator>) -> Self {
+        self.wishes.coordinator = Some(coordinator);
+        self
+    }
+
+    /// Adds a task that runs on one node of the fleet while the service runs, and on another if that
+    /// node fails.
+    ///
+    /// ```no_run
+    /// # async fn close_the_day(_: micro::sync::Fence) -> micro::Result<()> { Ok(()) }
+    /// # let _ =
+    /// micro::Service::new("ledger").singleton(|leadership| async move {
+    ///     loop {
+    ///         // What it changes is fenced: a node that has lost without noticing does no harm.
+    ///         close_the_day(leadership.fence()).await?;
+    ///         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    ///     }
+    /// })
+    /// # ;
+    /// ```
+    ///
+    /// The task is begun whenever this node is elected, under the service's name, and dropped where it
+    /// stands when the leadership is lost or the service stops. What it has spawned goes on, and
+    /// learns the same by [`lost`](crate::sync::Lock::lost) of its copy of the leadership.
+    ///
+    /// If it fails or panics, that is logged, this node resigns, and campaigns again after a pause (a
+    /// second at most, doubled with each failure up to 30 s), and so it does while the backend is
+    /// away. If it returns `Ok`, it is done as far as this node goes: the next one has its turn. What
+    /// the fleet is to do once, it therefore writes down when it is done, and looks there first.
+    ///
+    /// Which nodes are a fleet, the coordinator says: with `MICRO_SYNC=memory`, the default, each
+    /// process is one.
+    #[must_use]
+    pub fn singleton<F, Fut>(self, work: F) -> Self
+    where
+        F: Fn(Arc<Leadership>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.singleton_with(SingletonOptions::default(), work)
+    }
+
+    /// [`singleton`](Self::singleton) with a name of its own, or another time to live.
+    #[must_use]
+    pub fn singleton_with<F, Fut>(mut self, options: SingletonOptions, work: F) -> Self
+    where
+        F: Fn(Arc<Leadership>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.singletons.push(Singleton::new(options, work));
+        self
+    }
+
+    /// Sets the broker by URL.
+    ///
+    /// The default, `http`, finds subscribers through the registry, and receives messages at this
+    /// service's own port if that speaks HTTP/1.1, with the service's [`identity`](Self::identity) if it
+    /// has one, and at a port of its own otherwise.
+    #[must_use]
+    pub fn broker_url(mut self, url: impl Into<String>) -> Self {
+        self.wishes.broker_url = Some(url.into());
+        self
+    }
+
+    /// Sets the broker: this very one, whatever `MICRO_BROKER` says. A stop does not close it.
+    ///
+    /// It brings its own namespace; [`namespace`](Self::namespace) does not reach it.
+    #[must_use]
+    pub fn with_broker(mut self, broker: Arc<dyn Broker>) -> Self {
+        self.wishes.broker = Some(broker);
+        self
+    }
+
     /// Sets the registry by URL.
     #[must_use]
     pub fn registry_url(mut self, url: impl Into<String>) -> Self {
@@ -398,6 +495,17 @@ impl Service {
         self.backends()?.table(&self.name).await
     }
 
+    /// Who gives locks and leaderships, opened now if it is not yet. Names are within the namespace.
+    ///
+    /// With nothing configured that is `memory`, whose locks are of this process only.
+    ///
+    /// # Errors
+    ///
+    /// As [`client`](Self::client).
+    pub async fn coordinator(&self) -> Result<Arc<dyn Coordinator>> {
+        self.backends()?.coordinator().await
+    }
+
     /// The registry of this service, opened now if it is not yet.
     ///
     /// # Errors
@@ -428,7 +536,7 @@ impl Service {
         filter.filter(|filter| !filter.is_empty())
     }
 
-    fn backends(&self) -> Result<Arc<Backends>> {
+    pub(crate) fn backends(&self) -> Result<Arc<Backends>> {
         if let Some(backends) = self.backends.get() {
             return Ok(Arc::clone(backends));
         }
@@ -461,9 +569,30 @@ impl Service {
             hook().await?;
         }
         let opened = backends.opened().await?;
-        let options = server_options(&self.name, self.options, &backends.wishes, opened)?;
+        // Limits of calls are not of messages, whose number the broker bounds.
+        let middleware = self.options.middleware.clone();
+        let events = Events::new(&self.name, Arc::clone(&backends), middleware);
+        let subscriptions = self.subscriptions.into_iter();
+        let subscriptions = subscriptions.map(|wanted| events.check(wanted));
+        let subscriptions = subscriptions.collect::<Result<Vec<_>>>()?;
+        let mut options = server_options(&self.name, self.options, &backends.wishes, opened)?;
+        options.endpoints = events::endpoints(&subscriptions);
+        if !subscriptions.is_empty() {
+            backends.broker().await?;
+        }
+        #[cfg(feature = "broker-http")]
+        let posts = Posts::new(Arc::clone(&backends.mount) as _);
+        #[cfg(feature = "broker-http")]
+        options.posts.replace(posts.clone());
         let registry = backends.registry().await?;
         let transport = backends.transport().await?;
+        let mut campaigns = Vec::new();
+        if !self.singletons.is_empty() {
+            let coordinator = backends.coordinator().await?;
+            let random = backends.wishes.env.random();
+            campaigns = singleton::campaigns(self.singletons, &self.name, &coordinator, random)?;
+        }
+        let stop_timeout = options.stop_timeout;
         let mut server = Server::new(&self.name).options(options);
         for routes in self.routes {
             server = server.handle(routes);
@@ -472,29 +601,49 @@ impl Service {
             .start(Arc::clone(&registry), Arc::clone(&transport))
             .await?;
         let server = Arc::new(server);
+        #[cfg(feature = "broker-http")]
+        if posts.are_taken() {
+            backends.mount.served_at(&server.node().address);
+        }
         tracing::info!(
             service = self.name,
             node = server.id(),
             address = server.address(),
             registry = registry.backend(),
             transport = transport.backend(),
+            broker = backends.broker_backend(),
             namespace = opened.namespace(),
             tls = backends.wishes.tls.is_some(),
             auth = false,
             "started"
         );
-        let running = Running {
+        let mut running = Running {
             name: self.name,
             server,
             backends,
+            events,
+            singletons: Singletons::default(),
+            stop_timeout,
             stop: Mutex::new((hooks.before_stop, hooks.after_stop)),
         };
-        for hook in hooks.after_start {
-            if let Err(err) = hook().await {
-                running.stop().await?;
-                return Err(err);
+        let prepared = async {
+            for ready in subscriptions {
+                running.events.begin(ready).await?;
             }
+            for hook in hooks.after_start {
+                hook().await?;
+            }
+            Ok(())
+        };
+        if let Err(err) = prepared.await {
+            if let Err(err) = running.stop().await {
+                tracing::warn!(%err, "the stop of a service that did not start failed, too");
+            }
+            return Err(err);
         }
+        // Last, since hooks may prepare what the tasks need.
+        running.singletons = Singletons::start(campaigns, running.server.id(), stop_timeout);
+        running.singletons.warn_if_apart(&running.name, registry);
         Ok(running)
     }
 
@@ -505,7 +654,8 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start), and what a hook of the stop fails with.
+    /// As [`start`](Self::start) and [`Running::stop`], and why a subscription is gone for good: that stops
+    /// the service, too.
     pub async fn run(self) -> Result<()> {
         #[cfg(feature = "log")]
         let log = crate::log::install(self.log_filter().as_deref());
@@ -527,14 +677,15 @@ impl Service {
             Some(log) => Some(log.follow(&running.backends.opened().await?.section)),
             None => None,
         };
-        tokio::select! {
-            () = signals.next() => {}
+        let deaf = tokio::select! {
+            () = signals.next() => Ok(()),
+            err = running.events.ended() => Err(err),
             ended = running.server.wait() => return ended.map(drop),
-        }
+        };
         tracing::info!("stopping");
         let server = Arc::clone(&running.server);
         tokio::select! {
-            stopped = running.stop() => stopped,
+            stopped = running.stop() => deaf.and(stopped),
             () = signals.next() => {
                 tracing::warn!("a second signal: stopping at once");
                 server.stop_now().await.map(drop)
@@ -639,6 +790,9 @@ pub struct Running {
     name: String,
     server: Arc<RunningServer>,
     backends: Arc<Backends>,
+    pub(crate) events: Events,
+    singletons: Singletons,
+    stop_timeout: Duration,
     /// What runs before and after the stop; see [`Service`] for the lock.
     stop: Mutex<(Vec<Hook>, Vec<Hook>)>,
 }
@@ -689,6 +843,15 @@ impl Running {
         self.backends.table(&self.name).await
     }
 
+    /// Who gives locks and leaderships.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::coordinator`].
+    pub async fn coordinator(&self) -> Result<Arc<dyn Coordinator>> {
+        self.backends.coordinator().await
+    }
+
     /// The registry of this service.
     ///
     /// # Errors
@@ -699,11 +862,13 @@ impl Running {
     }
 
     /// Stops the service: out of discovery, then the calls under way are finished, within the stop
-    /// timeout.
+    /// timeout. Meanwhile singletons end where they stand, and resign; subscriptions take no new message
+    /// and finish those under way, and what was published is handed on.
     ///
     /// # Errors
     ///
-    /// What a hook fails with; the service is stopped all the same.
+    /// What a hook fails with, and `DeadlineExceeded` if a message of this process was not handed on in
+    /// time and is not kept either; the service is stopped all the same.
     pub async fn stop(self) -> Result<()> {
         let (before, after) = self
             .stop
@@ -713,10 +878,20 @@ impl Running {
         for hook in before {
             outcome = outcome.and(hook().await);
         }
-        outcome = outcome.and(self.server.stop().await.map(drop));
+        let began = Instant::now();
+        let (stopped, (), ()) = tokio::join!(
+            self.server.stop(),
+            self.events.stop(self.stop_timeout),
+            self.singletons.stop()
+        );
+        outcome = outcome.and(stopped.map(drop));
         for hook in after {
             outcome = outcome.and(hook().await);
         }
+        // What was published, by hooks too, and not handled yet has the rest of the time.
+        let left = self.stop_timeout.saturating_sub(began.elapsed());
+        let handed_on = self.backends.close_broker(left.max(SHORTEST)).await;
+        outcome = outcome.and(handed_on);
         // Last: everything before may read it.
         if let Ok(opened) = self.backends.opened().await {
             opened.config.close().await;

@@ -45,6 +45,8 @@ pub const SETTINGS: &[Setting] = settings! {
     "MICRO_TRANSPORT" "--transport" "grpc" "The transport's URL"
     "MICRO_SELECTOR" "--selector" "p2c" "The balancing strategy's URL: p2c, random, roundrobin, hash"
     "MICRO_STORE" "--store" "memory" "The store's URL: memory, file:./data, postgres://host/database, redis://host"
+    "MICRO_BROKER" "--broker" "http" "The broker's URL: http (found through the registry), memory, nats://host, redis://host, amqp://host"
+    "MICRO_SYNC" "--sync" "memory" "The URL of locks and leadership: memory (this process only), etcd://host, postgres://host/database"
     "MICRO_NAMESPACE" "--namespace" "" "Separates fleets: services of other namespaces are not seen"
     "MICRO_ZONE" "--zone" "" "The zone that the program runs in: nodes announce it, clients prefer it"
     "MICRO_SERVER_ADDRESS" "--server-address" "127.0.0.1:0" "Where the server listens: host, port, host:port or host:from-to; ':8080' is every IPv4 interface"

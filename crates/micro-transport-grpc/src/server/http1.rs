@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use micro_core::{Canceller, Context, Error, Result};
-use micro_transport_core::{Body, Limits, Request, Response};
+use micro_core::{Canceller, Context, Result};
+use micro_transport_core::{Body, BoxFuture, Limits, Post, PostHandler, Request, Response};
 
 use super::Conn;
 use super::call::{out_of_time, panicked};
@@ -117,6 +117,11 @@ impl Drop for CancelOnDrop {
 async fn answer(conn: &Conn, request: HttpRequest<Incoming>) -> post::Answer {
     let limits = conn.limits.get_arc();
     let (parts, body) = request.into_parts();
+    if let Some(posts) = &conn.posts
+        && let Some(limit) = posts.limit(parts.uri.path())
+    {
+        return posted(conn, posts, limit, limits.call, parts, body).await;
+    }
     let codec = match post::check(&parts.method, &parts.uri, &parts.headers, limits.message_in) {
         Ok(codec) => codec,
         Err(answer) => return *answer,
@@ -138,6 +143,36 @@ async fn answer(conn: &Conn, request: HttpRequest<Incoming>) -> post::Answer {
     match within(timeout, call).await {
         Some(answer) => answer,
         None => post::error(&out_of_time()),
+    }
+}
+
+/// Answers a POST that is no call. Its body has as long to come as a call; the answer takes what it takes.
+async fn posted(
+    conn: &Conn,
+    posts: &Arc<dyn PostHandler>,
+    limit: usize,
+    timeout: Duration,
+    parts: http::request::Parts,
+    body: Incoming,
+) -> post::Answer {
+    let headers = match post::check_post(&parts.method, &parts.uri, &parts.headers, limit) {
+        Ok(headers) => headers,
+        Err(answer) => return *answer,
+    };
+    let body = match within(timeout, read(body, limit)).await {
+        Some(Ok(Some(body))) => body,
+        Some(Ok(None)) => return post::too_large(limit),
+        Some(Err(())) => return post::broken(),
+        None => return post::error(&out_of_time()),
+    };
+    let path = parts.uri.path();
+    let target = parts.uri.path_and_query();
+    let post = Post::new(target.map_or(path, |target| target.as_str()), body)
+        .with_headers(headers)
+        .with_peer(Arc::clone(&conn.peer));
+    match barrier(path, || Arc::clone(posts).answer(post)).await {
+        Ok(reply) => post::written(reply, &conn.names),
+        Err(err) => post::error(&err),
     }
 }
 
@@ -179,16 +214,20 @@ async fn handle(
         .with_metadata(metadata)
         .with_peer(Arc::clone(&conn.peer));
     let handler = Arc::clone(&conn.handler);
-    let panicked = |_| panicked(path);
-    let mut future = std::panic::catch_unwind(AssertUnwindSafe(|| handler.call(cx, request)))
-        .map_err(panicked)?;
-    let outcome = std::future::poll_fn(|cx| {
-        std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
-            .unwrap_or_else(|_| Poll::Ready(Err::<Response, Error>(panicked(Box::new(())))))
-    })
-    .await;
+    let outcome = barrier(path, || handler.call(cx, request)).await;
     guard.0 = None;
-    outcome
+    outcome.flatten()
+}
+
+/// Runs what is not ours; if it panics, the result is an error.
+async fn barrier<T>(path: &str, begin: impl FnOnce() -> BoxFuture<'static, T>) -> Result<T> {
+    let mut future =
+        std::panic::catch_unwind(AssertUnwindSafe(begin)).map_err(|_| panicked(path))?;
+    std::future::poll_fn(|cx| {
+        std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx).map(Ok)))
+            .unwrap_or_else(|_| Poll::Ready(Err(panicked(path))))
+    })
+    .await
 }
 
 /// A body in one piece.

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use micro_core::{Clock, Error, Live, Result};
-use micro_transport_core::{Handler, Limits, ListenOptions, Listener, Peer, Stop, async_trait};
+use micro_transport_core::{
+    Handler, Limits, ListenOptions, Listener, Peer, PostHandler, Posts, Stop, async_trait,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{self, JoinSet};
@@ -41,6 +43,8 @@ pub(crate) struct Conn {
     pub(crate) counters: Arc<Counters>,
     /// Whether sessions are taken.
     pub(crate) lane: bool,
+    /// What else is posted.
+    posts: Option<Arc<dyn PostHandler>>,
     names: headers::Names,
     /// How long a stream's reader may take nothing.
     idle: Duration,
@@ -52,6 +56,7 @@ pub(crate) struct GrpcListener {
     address: SocketAddr,
     opts: ListenOptions,
     lane: bool,
+    posts: Option<Arc<dyn PostHandler>>,
     counters: Arc<Counters>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Acceptor>,
@@ -76,9 +81,11 @@ impl GrpcListener {
         };
         let tcp = address::bind(address).await?;
         let address = tcp.local_addr().map_err(Error::from)?;
+        let posts = opts.posts.as_ref().filter(|_| opts.http1);
         Ok(Self {
             tcp,
             address,
+            posts: posts.map(Posts::take),
             opts,
             lane,
             counters,
@@ -187,6 +194,7 @@ struct Shared {
     opts: ListenOptions,
     slow: Arc<SlowPaths>,
     lane: bool,
+    posts: Option<Arc<dyn PostHandler>>,
     counters: Arc<Counters>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Acceptor>,
@@ -202,6 +210,7 @@ impl Accepting {
             opts: listener.opts.clone(),
             slow: Arc::new(SlowPaths::new()),
             lane: listener.lane,
+            posts: listener.posts.clone(),
             counters: Arc::clone(&listener.counters),
             #[cfg(feature = "tls")]
             tls: listener.tls.clone(),
@@ -395,6 +404,7 @@ async fn meet(
         slow: Arc::clone(&shared.slow),
         counters: Arc::clone(&shared.counters),
         lane: shared.lane,
+        posts: shared.posts.clone(),
         names: headers::Names::new(),
         idle: limits.idle,
     });

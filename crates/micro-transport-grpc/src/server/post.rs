@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
-use micro_core::{Error, ErrorKind, Result};
-use micro_transport_core::{Body, Response as Reply};
+use micro_core::{Error, ErrorKind, Metadata, Result};
+use micro_transport_core::{Body, PostReply, Response as Reply};
 
 use crate::headers::{self, Names};
 use crate::status;
@@ -23,17 +23,7 @@ pub(crate) fn check(
     headers: &HeaderMap,
     limit: usize,
 ) -> Result<Cow<'static, str>, Box<Answer>> {
-    check_host(uri, headers).map_err(|err| Box::new(error(&err)))?;
-    if method != Method::POST {
-        let mut answer = refuse(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "a call is a POST with the message as its body",
-        );
-        answer
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("POST"));
-        return Err(Box::new(answer));
-    }
+    check_method(method, uri, headers)?;
     if !is_method_path(uri.path()) {
         return Err(Box::new(refuse(
             StatusCode::NOT_FOUND,
@@ -49,13 +39,59 @@ pub(crate) fn check(
             "name the message's encoding, as in 'content-type: application/json'",
         )));
     };
+    check_length(headers, limit)?;
+    Ok(content_type)
+}
+
+/// The headers of a POST that is no call, or the answer that refuses it.
+pub(crate) fn check_post(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    limit: usize,
+) -> Result<Metadata, Box<Answer>> {
+    check_method(method, uri, headers)?;
+    check_length(headers, limit)?;
+    headers::to_metadata(headers).map_err(|err| Box::new(error(&err)))
+}
+
+/// The answer to a POST that is no call.
+pub(crate) fn written(reply: PostReply, names: &Names) -> Answer {
+    let write = || {
+        let mut answer = Response::new(reply.body);
+        *answer.status_mut() = StatusCode::from_u16(reply.status)
+            .map_err(|err| Error::internal("the answer's status is none").with_source(err))?;
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, content_type(&reply.content_type)?);
+        headers::put_metadata(&reply.headers, headers, names)?;
+        Ok(answer)
+    };
+    write().unwrap_or_else(|err| error(&err))
+}
+
+fn check_method(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Box<Answer>> {
+    check_host(uri, headers).map_err(|err| Box::new(error(&err)))?;
+    if method == Method::POST {
+        return Ok(());
+    }
+    let mut answer = refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "a call is a POST with the message as its body",
+    );
+    answer
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("POST"));
+    Err(Box::new(answer))
+}
+
+fn check_length(headers: &HeaderMap, limit: usize) -> Result<(), Box<Answer>> {
     let length = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limit as u64) {
         return Err(Box::new(too_large(limit)));
     }
-    Ok(content_type)
+    Ok(())
 }
 
 /// A request names one host. h2 and hyper leave this to the application (RFC 9113 §8.3.1).
@@ -129,15 +165,16 @@ fn success(reply: Reply, limit: usize, names: &Names) -> Result<Answer> {
     crate::frame::check_out(message.len(), limit)?;
     let mut answer = Response::new(message);
     let headers = answer.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_str(&reply.content_type).map_err(|err| {
-            Error::internal("the codec's content type is no header value").with_source(err)
-        })?,
-    );
+    headers.insert(CONTENT_TYPE, content_type(&reply.content_type)?);
     headers::put_metadata(&reply.metadata, headers, names)?;
     if let Some(trailers) = reply.trailers.get() {
         headers::put_metadata(trailers, headers, names)?;
     }
     Ok(answer)
+}
+
+fn content_type(text: &str) -> Result<HeaderValue> {
+    HeaderValue::from_str(text).map_err(|err| {
+        Error::internal("the codec's content type is no header value").with_source(err)
+    })
 }

@@ -1,9 +1,10 @@
 //! A unary call as a simple POST, over HTTP/1.1 and HTTP/2.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use micro_transport_core::{Limits, ListenOptions};
+use micro_transport_core::{BoxFuture, Limits, ListenOptions, Post, PostHandler, PostReply, Posts};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -182,4 +183,70 @@ async fn a_post_over_http2_is_a_call() {
     let (head, answer) = call("Fail", "4".into()).await;
     assert_eq!(head.status, 404);
     assert!(String::from_utf8_lossy(&answer).contains("NOT_FOUND"));
+}
+
+/// Answers what is posted to `/hook` with what it got.
+#[derive(Debug)]
+struct Hook;
+
+impl PostHandler for Hook {
+    fn limit(&self, path: &str) -> Option<usize> {
+        (path == "/hook").then_some(16)
+    }
+
+    fn answer(self: Arc<Self>, post: Post) -> BoxFuture<'static, PostReply> {
+        Box::pin(async move {
+            assert_ne!(&post.body[..], b"panic");
+            let local = post.peer.is_some_and(|peer| peer.local);
+            let told = format!("{} {:?} {local}", post.target, post.body);
+            let mut reply = PostReply::text(202, "");
+            reply.body = told.into();
+            reply.with_headers(post.headers)
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_else_is_posted_goes_to_its_handler() {
+    let posts = Posts::new(Arc::new(Hook));
+    assert!(!posts.are_taken());
+    let server = serve(ListenOptions::default().with_posts(posts.clone())).await;
+    assert!(posts.are_taken());
+    let to = |target: &str, headers: &str, body: &str| {
+        format!(
+            "POST {target} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let answer = http1(
+        &server.address,
+        &to("/hook?id=7", "x-tenant: acme\r\n", "body"),
+    )
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    assert!(answer.contains("x-tenant: acme\r\n"), "{answer}");
+    assert!(answer.ends_with("/hook?id=7 b\"body\" true"), "{answer}");
+    for (request, status) in [
+        (to("/hook", "", "more than sixteen bytes"), "413"),
+        (to("/hook", "", "panic"), "500"),
+        (to("/hook", "host: y\r\n", ""), "400"),
+        (to("/hook", "x-bin: !\r\n", ""), "400"),
+        (to("/hooks", "", ""), "404"),
+        ("GET /hook HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "405"),
+    ] {
+        let answer = http1(&server.address, &request).await;
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{request}\n{answer}");
+    }
+    // Calls go on.
+    let answer = http1(&server.address, &post("Echo", "", "1")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn nothing_is_posted_to_a_listener_without_http1() {
+    let posts = Posts::new(Arc::new(Hook));
+    let options = ListenOptions::default().with_http1(false);
+    let _server = serve(options.with_posts(posts.clone())).await;
+    assert!(!posts.are_taken());
 }
