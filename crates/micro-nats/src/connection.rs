@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::{Client, ClientError, Event, Request, ServerError};
+use async_nats::{Client, ClientError, Event, Request, ServerError, Subscriber};
+use futures_util::StreamExt as _;
 use micro_core::{Error, ErrorKind, Random, Result};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -155,6 +156,32 @@ impl Connection {
         self.0.shared.denials.load(Ordering::Relaxed)
     }
 
+    /// Ends subscriptions without a loss: when this returns, the server sends nothing more to them, and
+    /// all that it did send is there to be read. They are to be dropped then.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` if there is no answer by `deadline`.
+    pub async fn end(
+        &self,
+        client: &Client,
+        subscribers: impl IntoIterator<Item = &mut Subscriber>,
+        deadline: Instant,
+    ) -> Result<()> {
+        // The library's own `drain` forgets a subscription before the server has, and drops what comes in
+        // between. A maximum that is longer than the server reads (`parseSize`: nine digits) ends the
+        // subscription there at once, and here never. A server that did read it would go on until the
+        // subscription is dropped.
+        for subscriber in subscribers {
+            let ending = subscriber.unsubscribe_after(u64::MAX);
+            let ended = timeout_at(deadline, ending).await;
+            ended
+                .map_err(|_| late())?
+                .map_err(|err| gone().with_source(err))?;
+        }
+        self.confirm(client, self.denials(), false, deadline).await
+    }
+
     /// Waits until the server has processed all that was sent before.
     ///
     /// It is a request to nobody: the server answers it itself, in order. A complaint about what
@@ -183,14 +210,21 @@ impl Connection {
             )
             .with_operation("nats.confirm"));
         }
-        let unavailable = |message| Error::unavailable(message).with_operation("nats.confirm");
         match answer {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(err)) if err.kind() == RequestErrorKind::NoResponders => Ok(()),
-            Ok(Err(err)) => Err(unavailable("the connection to NATS is gone").with_source(err)),
-            Err(_) => Err(unavailable("NATS does not answer in time")),
+            Ok(Err(err)) => Err(gone().with_source(err)),
+            Err(_) => Err(late()),
         }
     }
+}
+
+fn gone() -> Error {
+    Error::unavailable("the connection to NATS is gone").with_operation("nats.confirm")
+}
+
+fn late() -> Error {
+    Error::unavailable("NATS does not answer in time").with_operation("nats.confirm")
 }
 
 impl fmt::Debug for Connection {
@@ -213,17 +247,25 @@ impl Drop for Inner {
     }
 }
 
-/// Tries until the first connection is made. After that the library reconnects by itself.
+/// Tries until the first connection is made. After that the library reconnects by itself, until its task
+/// ends: async-nats 0.51 panics if a header of a message has a carriage return of its own, which anybody can
+/// send who may publish where we listen. Then another client is made.
 async fn connect(shared: Arc<Shared>, config: NatsConfig, random: Arc<dyn Random>, echo: bool) {
     let mut attempt = 0;
     loop {
         match try_connect(&shared, &config, &random, echo).await {
-            Ok(client) => {
+            Ok((client, mut canary)) => {
+                attempt = 0;
                 shared.status.send_modify(|status| {
                     status.client = Some(client);
                     status.problem = None;
                 });
-                return;
+                // Nobody sends here: it ends with the library's task.
+                while canary.next().await.is_some() {}
+                let message = "the client of NATS broke off, and is made anew";
+                tracing::error!(servers = %config.endpoints.join(" "), "{message}");
+                shared.down(ErrorKind::Unavailable, message, "");
+                shared.status.send_modify(|status| status.client = None);
             }
             Err(problem) => {
                 tracing::warn!(
@@ -247,7 +289,7 @@ async fn try_connect(
     config: &NatsConfig,
     random: &Arc<dyn Random>,
     echo: bool,
-) -> Result<Client, Problem> {
+) -> Result<(Client, Subscriber), Problem> {
     let refused =
         |err: Error| Problem::new(err.kind(), "the settings for NATS cannot be used", &err);
     let servers = config.servers().map_err(refused)?;
@@ -281,7 +323,11 @@ async fn try_connect(
         .await
         .map_err(|err| Problem::from(&err))?;
     made.store(true, Ordering::Relaxed);
-    Ok(client)
+    let canary = client.subscribe(client.new_inbox()).await.map_err(|err| {
+        let message = "the connection to NATS is lost";
+        Problem::new(ErrorKind::Unavailable, message, &err)
+    })?;
+    Ok((client, canary))
 }
 
 fn pause(random: &dyn Random, attempt: usize) -> Duration {
@@ -307,6 +353,7 @@ impl Shared {
                 self.down(ErrorKind::Unavailable, "the connection to NATS is lost", "");
             }
             Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
+                tracing::warn!("a subscription to NATS is too slow, and loses messages");
                 self.status.send_modify(|status| status.lost += 1);
             }
             Event::ServerError(ServerError::AuthorizationViolation) => self.refused(),

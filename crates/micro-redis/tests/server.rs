@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use micro_core::{Error, ErrorKind, Random, Secret, SystemRandom};
 use micro_redis::redis::{Value, cmd};
-use micro_redis::{Connection, Effect, Greeting, RedisConfig, Script, Subscription};
+use micro_redis::{
+    Connection, Effect, Facts, Greeting, RedisConfig, Script, Subscription, Survives,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
@@ -65,6 +67,21 @@ async fn kill(config: &RedisConfig, connection: &Connection) {
     let mut kill = cmd("CLIENT");
     kill.arg("KILL").arg("ID").arg(id);
     other.ask(&kill, other.deadline()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_changes_survive_is_what_the_server_says() {
+    // One without a log, and one whose log is left to the system.
+    for (config, survives) in [(plain(), Survives::Nothing), (tls(), Survives::Process)] {
+        let Some(config) = config else { continue };
+        let connection = Connection::open(config, &random()).unwrap();
+        let link = connection.link(connection.deadline()).await.unwrap();
+        let facts = Facts::ask(&link, connection.deadline()).await.unwrap();
+        assert_eq!(
+            (facts.epoch, facts.survives),
+            (link.epoch(), Some(survives))
+        );
+    }
 }
 
 #[tokio::test]
