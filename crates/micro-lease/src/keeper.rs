@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use micro_core::{Clock, Error, FencingToken, Result, async_trait};
 use micro_sync_core::{Hold, Lock, Tenure};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::wakeful::Wakeful;
 use crate::{Lease, Timings};
 
 /// A lease that is kept alive. Dropping it ends the lease, without waiting.
 pub struct Keeper<L> {
     lease: Arc<L>,
     tenure: Arc<Tenure>,
-    /// Dropped, it tells the task to end.
-    stop: oneshot::Sender<()>,
-    /// What came of the end.
-    ended: oneshot::Receiver<Result<bool>>,
+    ttl: Duration,
+    /// Tells the task to stop: dropped, to end the lease; sent, to see to it that the sender does.
+    stop: oneshot::Sender<oneshot::Receiver<()>>,
 }
 
 impl<L: Lease> Keeper<L> {
@@ -89,15 +90,25 @@ impl<L: Lease> Hold for Keeper<L> {
 
     async fn release(self: Box<Self>) -> Result<()> {
         let Self {
+            lease,
             tenure,
+            ttl,
             stop,
-            ended,
-            ..
         } = *self;
-        drop(stop);
-        match ended.await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => {
+        if Handle::try_current().is_err() {
+            // Nothing can be awaited here; the task ends the lease, if its runtime lives.
+            return Err(untold());
+        }
+        let (done, ended) = oneshot::channel();
+        // Nothing is renewed any more. If this future is dropped, or the backend cannot be told, `done`
+        // is dropped, and the task ends the lease.
+        let _ = stop.send(ended);
+        match timeout(ttl, lease.end()).await {
+            Ok(Ok(there)) => {
+                let _ = done.send(());
+                if there {
+                    return Ok(());
+                }
                 tenure.end(TAKEN);
                 Err(tenure.error())
             }
@@ -120,6 +131,7 @@ async fn keep<L: Lease>(
     grant: impl Future<Output = Result<L>> + Send,
     give: oneshot::Sender<Result<Keeper<L>>>,
 ) {
+    let clock: Arc<dyn Clock> = Arc::new(Wakeful::new(clock));
     let until = clock.now() + timings.held;
     let lease = match grant.await {
         Ok(lease) => Arc::new(lease),
@@ -131,23 +143,28 @@ async fn keep<L: Lease>(
     };
     let tenure = Arc::new(Tenure::new(Arc::clone(&clock), Some(until)));
     let (stop, mut stopped) = oneshot::channel();
-    let (tell, ended) = oneshot::channel();
     // If whoever asked is gone, the keeper is dropped here, and that stops us.
     let _ = give.send(Ok(Keeper {
         lease: Arc::clone(&lease),
         tenure: Arc::clone(&tenure),
+        ttl: timings.ttl,
         stop,
-        ended,
     }));
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        // The sender is dropped, never used.
-        _ = &mut stopped => {}
+        told = &mut stopped => told.ok(),
         () = renew(&*lease, &tenure, &*clock, timings) => {
             tracing::warn!(?lease, why = tenure.error().message(), "a lock is lost");
+            None
         }
+    };
+    let by_itself = Instant::now() + timings.ttl;
+    if let Some(ended) = ended
+        && ended.await.is_ok()
+    {
+        return;
     }
-    end(&*lease, timings, tell).await;
+    end(&*lease, timings, by_itself).await;
 }
 
 /// Renews until it is over.
@@ -182,19 +199,12 @@ async fn renew<L: Lease>(lease: &L, tenure: &Tenure, clock: &dyn Clock, timings:
     tenure.end("it was not renewed in time");
 }
 
-/// Ends the lease, and tells what came of the first attempt.
-async fn end<L: Lease>(lease: &L, timings: Timings, tell: oneshot::Sender<Result<bool>>) {
-    let by_itself = Instant::now() + timings.ttl;
-    let first = match timeout(timings.ttl, lease.end()).await {
-        Ok(ended) => ended,
-        Err(_) => Err(Error::unavailable("the backend does not answer")),
-    };
-    let mut untold = first.is_err();
-    // Whoever let go may not wait for it.
-    let _ = tell.send(first);
-    while untold && Instant::now() < by_itself {
+/// Ends the lease, however often it takes, until it has ended by itself.
+async fn end<L: Lease>(lease: &L, timings: Timings, by_itself: Instant) {
+    while !matches!(timeout(timings.ttl, lease.end()).await, Ok(Ok(_)))
+        && Instant::now() < by_itself
+    {
         sleep(timings.retry).await;
-        untold = !matches!(timeout(timings.ttl, lease.end()).await, Ok(Ok(_)));
     }
 }
 
@@ -387,6 +397,27 @@ mod tests {
             // Without a poll nothing was begun.
             assert_eq!(backend.ended(), usize::from(polls > 0), "{polls} polls");
             assert_eq!(backend.0.renewed.load(Ordering::SeqCst), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_that_is_dropped_goes_on() {
+        for polls in 0..3 {
+            let backend = Backend::default();
+            let lock = lock(backend.keeper().await);
+            backend.0.silent.store(true, Ordering::SeqCst);
+            let mut release = Box::pin(lock.release());
+            for _ in 0..polls {
+                assert!(!futures_poll(release.as_mut()).await);
+                yield_now().await;
+            }
+            backend.0.silent.store(false, Ordering::SeqCst);
+            drop(release);
+            sleep(Duration::from_millis(1)).await;
+            assert_eq!(backend.ended(), 1, "{polls} polls");
+            let renewed = backend.0.renewed.load(Ordering::SeqCst);
+            sleep(TTL * 2).await;
+            assert_eq!(backend.0.renewed.load(Ordering::SeqCst), renewed);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod keeper;
 mod timings;
+mod wakeful;
 
 use std::fmt;
 

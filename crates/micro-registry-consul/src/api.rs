@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use micro_core::{Error, ErrorKind};
-use micro_http::{HttpClient, Request, Response};
+use micro_consul::{Client, Indexed, Read, success};
+use micro_http::Request;
 use micro_registry_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::ConsulConfig;
+use crate::ConsulRegistryConfig;
 
 /// One node of a service, with its checks.
 #[derive(Debug, Deserialize)]
@@ -91,63 +91,29 @@ impl TtlCheck {
     }
 }
 
-/// An answer, and the index of the state that it shows.
-#[derive(Debug)]
-pub(crate) struct Indexed<T> {
-    pub(crate) index: u64,
-    pub(crate) value: T,
-}
-
 /// The API at one place.
 #[derive(Debug)]
 pub(crate) struct Api {
-    http: HttpClient,
-    datacenter: Option<String>,
+    client: Client,
     stale: bool,
 }
 
 impl Api {
-    pub(crate) fn new(config: &ConsulConfig) -> Result<Self> {
+    pub(crate) fn new(config: &ConsulRegistryConfig) -> Result<Self> {
         Ok(Self {
-            http: HttpClient::new(config.http.clone())?,
-            datacenter: config.datacenter.clone(),
+            client: Client::new(&config.consul)?,
             stale: config.stale,
         })
-    }
-
-    async fn send(&self, request: &Request) -> Result<Response> {
-        self.http.send(request).await.map_err(unreachable)
     }
 
     /// A read; with an index and a time, it waits that long for a later state.
     async fn read<T: serde::de::DeserializeOwned>(
         &self,
-        mut request: Request,
+        request: Request,
         after: Option<(u64, Duration)>,
     ) -> Result<Indexed<T>> {
-        if let Some(datacenter) = &self.datacenter {
-            request = request.query("dc", datacenter);
-        }
-        if self.stale {
-            request = request.query("stale", "true");
-        }
-        if let Some((index, wait)) = after {
-            // Consul adds up to a sixteenth of the wait.
-            request = request
-                .query("index", &index.to_string())
-                .query("wait", &format!("{}ms", wait.as_millis()))
-                .long(wait + wait / 16);
-        }
-        let response = success(self.send(&request).await?)?;
-        let index = response
-            .header("x-consul-index")
-            .and_then(|index| index.parse().ok())
-            .ok_or_else(|| Error::unknown("the answer has no X-Consul-Index: is this Consul?"))?;
-        Ok(Indexed {
-            // An index of 0 would make the next request not wait.
-            index: u64::max(index, 1),
-            value: response.json()?,
-        })
+        let read = Read::default().with_stale(self.stale).with_after(after);
+        self.client.read(request, read).await
     }
 
     /// `GET /v1/health/service/:service`
@@ -169,10 +135,12 @@ impl Api {
     }
 
     /// `GET /v1/health/state/critical`: its index says when a check changed.
-    pub(crate) async fn checks(&self, after: Option<(u64, Duration)>) -> Result<u64> {
+    pub(crate) async fn checks(
+        &self,
+        after: Option<(u64, Duration)>,
+    ) -> Result<Indexed<serde::de::IgnoredAny>> {
         let request = Request::get("/v1/health/state/critical");
-        let answer: Indexed<serde::de::IgnoredAny> = self.read(request, after).await?;
-        Ok(answer.index)
+        self.read(request, after).await
     }
 
     /// `PUT /v1/agent/service/register`
@@ -180,13 +148,13 @@ impl Api {
         let request = Request::put("/v1/agent/service/register")
             .query("replace-existing-checks", "true")
             .json(registration)?;
-        success(self.send(&request).await?).map(drop)
+        success(self.client.send(&request).await?).map(drop)
     }
 
     /// `PUT /v1/agent/check/pass/service:<id>`; whether there is such a check.
     pub(crate) async fn pass(&self, id: &str) -> Result<bool> {
         let request = Request::put("/v1/agent/check/pass").segment(&format!("service:{id}"));
-        let response = self.send(&request).await?;
+        let response = self.client.send(&request).await?;
         // Older agents say 500 to a check that they do not know.
         if matches!(response.status(), 404 | 500) {
             return Ok(false);
@@ -197,32 +165,13 @@ impl Api {
     /// `PUT /v1/agent/service/deregister/<id>`; one that is unknown is no failure.
     pub(crate) async fn deregister(&self, id: &str) -> Result<()> {
         let request = Request::put("/v1/agent/service/deregister").segment(id);
-        let response = self.send(&request).await?;
+        let response = self.client.send(&request).await?;
         // Older agents say 500 to a service that they do not know.
         let unknown = |body: &[u8]| String::from_utf8_lossy(body).contains("Unknown service");
         if response.status() == 404 || (response.status() == 500 && unknown(response.body())) {
             return Ok(());
         }
         success(response).map(drop)
-    }
-}
-
-/// The server's refusals, as the registry's callers know them.
-fn success(response: Response) -> Result<Response> {
-    response.success().map_err(|err| match err.kind() {
-        // A token that Consul does not know is refused with 403 as well.
-        ErrorKind::NotFound => Error::unavailable("this is not Consul's HTTP API").with_source(err),
-        _ => err,
-    })
-}
-
-/// A registry that does not answer is unavailable, however it does not answer.
-fn unreachable(err: Error) -> Error {
-    match err.kind() {
-        ErrorKind::DeadlineExceeded => {
-            Error::unavailable("Consul did not answer in time").with_source(err)
-        }
-        _ => err,
     }
 }
 

@@ -26,8 +26,9 @@ use std::sync::Arc;
 
 use micro_registry_core::{Driver, Env, Registry, Result, Url, async_trait};
 
-pub use self::config::ConsulConfig;
+pub use self::config::ConsulRegistryConfig;
 pub use self::registry::ConsulRegistry;
+pub use micro_consul::ConsulConfig;
 
 /// The URL scheme of this backend.
 pub const SCHEME: &str = "consul";
@@ -44,7 +45,7 @@ impl Driver<dyn Registry> for ConsulDriver {
 
     async fn open(&self, url: &Url, env: &Env) -> Result<Arc<dyn Registry>> {
         Ok(Arc::new(ConsulRegistry::new(
-            ConsulConfig::from_url(url)?,
+            ConsulRegistryConfig::from_url(url)?,
             env,
         )?))
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream;
+use micro_consul::Indexed;
 use micro_core::Random;
 use micro_http::{Complaints, Lanes};
 use micro_registry_core::{
@@ -19,7 +20,7 @@ use crate::api::{Api, Registration, TtlCheck};
 use crate::layout::{self, Mark, Scope};
 use crate::view::View;
 use crate::watch::{All, One};
-use crate::{ConsulConfig, SCHEME};
+use crate::{ConsulRegistryConfig, SCHEME};
 
 /// Changes of different services are made side by side, so many at once.
 const LANES: usize = 8;
@@ -34,7 +35,7 @@ pub struct ConsulRegistry {
 }
 
 pub(crate) struct Shared {
-    config: ConsulConfig,
+    config: ConsulRegistryConfig,
     pub(crate) api: Api,
     pub(crate) scope: Scope,
     random: Arc<dyn Random>,
@@ -50,7 +51,7 @@ impl ConsulRegistry {
     /// # Errors
     ///
     /// `InvalidArgument` if the configuration names no agent.
-    pub fn new(config: ConsulConfig, env: &Env) -> Result<Self> {
+    pub fn new(config: ConsulRegistryConfig, env: &Env) -> Result<Self> {
         let shared = Shared {
             api: Api::new(&config)?,
             scope: Scope::new(&config.prefix, env.namespace()),
@@ -67,7 +68,7 @@ impl ConsulRegistry {
 
     /// What it was opened with.
     #[must_use]
-    pub fn config(&self) -> &ConsulConfig {
+    pub fn config(&self) -> &ConsulRegistryConfig {
         &self.shared.config
     }
 }
@@ -77,8 +78,8 @@ impl fmt::Debug for ConsulRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = &self.shared.config;
         f.debug_struct("ConsulRegistry")
-            .field("agents", &config.http.endpoints)
-            .field("datacenter", &config.datacenter)
+            .field("agents", &config.consul.http.endpoints)
+            .field("datacenter", &config.consul.datacenter)
             .field("scope", &self.shared.scope)
             .finish()
     }
@@ -96,11 +97,13 @@ impl Shared {
         &self,
         name: &str,
         after: Option<(u64, Duration)>,
-    ) -> Result<(u64, View)> {
+    ) -> Result<Indexed<View>> {
         let outer = self.scope.outer(name);
         let found = self.api.health(&outer, after).await?;
-        let view = View::read(&outer, name, found.value, &self.complaints);
-        Ok((found.index, view))
+        Ok(Indexed {
+            index: found.index,
+            value: View::read(&outer, name, found.value, &self.complaints),
+        })
     }
 
     async fn register(&self, registration: Registration) -> Result<()> {
@@ -215,7 +218,7 @@ impl Registry for ConsulRegistry {
         const OPERATION: &str = "registry.get_service";
         check_name(name).map_err(|err| err.with_operation(OPERATION))?;
         let looked = self.shared.look(name, None).await;
-        let (_, view) = looked.map_err(|err| err.with_operation(OPERATION))?;
+        let view = looked.map_err(|err| err.with_operation(OPERATION))?.value;
         let found = view.services(name);
         if found.is_empty() {
             return Err(Error::not_found("the service is not registered")

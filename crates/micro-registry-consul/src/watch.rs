@@ -22,13 +22,6 @@ const LONG_PAUSE: Duration = Duration::from_millis(250);
 /// So many services are asked for at once.
 const ABREAST: usize = 8;
 
-/// Follows an index: `None` begins again.
-fn follow(known: Option<u64>, seen: u64) -> Option<u64> {
-    // After a restart with an older state the index is smaller; waiting for the old one would take
-    // until it is reached again.
-    known.is_none_or(|known| seen >= known).then_some(seen)
-}
-
 /// A watch of one service.
 pub(crate) struct One {
     shared: Arc<Shared>,
@@ -42,12 +35,12 @@ pub(crate) struct One {
 impl One {
     pub(crate) async fn begin(shared: Arc<Shared>, name: String) -> Result<Self> {
         let asked = Instant::now();
-        let (index, known) = shared.look(&name, None).await?;
+        let seen = shared.look(&name, None).await?;
         Ok(Self {
             shared,
             name,
-            index: Some(index),
-            known,
+            index: Some(seen.index),
+            known: seen.value,
             pending: VecDeque::new(),
             asked,
         })
@@ -61,10 +54,10 @@ impl One {
             sleep_until(self.asked + PAUSE).await;
             self.asked = Instant::now();
             let after = self.index.map(|index| (index, self.shared.wait()));
-            let (index, view) = self.shared.look(&self.name, after).await?;
-            self.index = follow(self.index, index);
-            self.pending.extend(self.known.changes(&view));
-            self.known = view;
+            let seen = self.shared.look(&self.name, after).await?;
+            self.index = seen.follow(self.index);
+            self.pending.extend(self.known.changes(&seen.value));
+            self.known = seen.value;
         }
     }
 }
@@ -127,8 +120,8 @@ impl All {
         let shared = &self.shared;
         let views: BTreeMap<String, View> = stream::iter(names)
             .map(|name| async move {
-                let (_, view) = shared.look(&name, None).await?;
-                Ok::<_, Error>((name, view))
+                let seen = shared.look(&name, None).await?;
+                Ok::<_, Error>((name, seen.value))
             })
             .buffer_unordered(ABREAST)
             .try_collect()
@@ -150,24 +143,11 @@ impl All {
         }
         self.known = views;
         self.indexes = (
-            follow(self.indexes.0, services.index),
-            follow(self.indexes.1, checks),
+            services.follow(self.indexes.0),
+            checks.follow(self.indexes.1),
         );
         // A large Consul that changes all the time is looked at a tenth of the time, at most.
         self.pause = start + LONG_PAUSE.max(start.elapsed() * 10);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_index_that_goes_back_is_begun_again() {
-        assert_eq!(follow(None, 5), Some(5));
-        assert_eq!(follow(Some(5), 5), Some(5));
-        assert_eq!(follow(Some(5), 7), Some(7));
-        assert_eq!(follow(Some(7), 3), None);
     }
 }

@@ -78,6 +78,12 @@ impl Lock {
         Fence::new(&*self.name, self.token)
     }
 
+    /// The time in which it is held: for those who wrap guards.
+    #[must_use]
+    pub fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
+    }
+
     /// Whether it is held, by what this process knows and its monotonic clock: no question to the
     /// backend. Once false, it stays false.
     #[must_use]

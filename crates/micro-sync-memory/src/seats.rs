@@ -233,7 +233,12 @@ impl Ticket {
             .holder
             .as_ref()
             .is_some_and(|holder| holder.ticket == self.number);
-        if sits {
+        if sits && seat.queue.is_empty() && seat.observers.is_none() {
+            // What most locks come to, without a second look at anything.
+            let forgotten = state.seats.remove(&self.key);
+            drop(state);
+            drop(forgotten);
+        } else if sits {
             seat.holder = None;
             let next = self.seats.next(&mut state, &self.key);
             drop(state);

@@ -46,12 +46,12 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Consul {
     child: Child,
     dir: PathBuf,
+    command: Command,
 }
 
 impl Drop for Consul {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -61,6 +61,16 @@ impl Consul {
     ///
     /// `config` is a JSON object that is read besides.
     pub(crate) fn start(program: &Path, port: u16, https: bool, config: &str) -> Self {
+        Self::run(program, port, https, config, &["-dev"])
+    }
+
+    /// Starts one that keeps its data over a [`restart`](Self::restart).
+    pub(crate) fn start_lasting(program: &Path, port: u16) -> Self {
+        let kept = ["-server", "-bootstrap-expect=1", "-data-dir=data"];
+        Self::run(program, port, false, "{}", &kept)
+    }
+
+    fn run(program: &Path, port: u16, https: bool, config: &str, mode: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(format!("micro-consul-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder");
         std::fs::write(dir.join("config.json"), config).expect("a file");
@@ -69,8 +79,11 @@ impl Consul {
         } else {
             ("http", "https")
         };
-        let child = Command::new(program)
-            .args(["agent", "-dev", "-node=micro", "-log-level=warn"])
+        let mut command = Command::new(program);
+        command
+            .current_dir(&dir)
+            .args(["agent", "-node=micro", "-log-level=warn"])
+            .args(mode)
             .args(["-bind=127.0.0.1", "-client=127.0.0.1"])
             .arg(format!("-{on}-port={port}"))
             .arg(format!("-{off}-port=-1"))
@@ -84,10 +97,24 @@ impl Consul {
             ))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("it starts");
-        Self { child, dir }
+            .stderr(Stdio::null());
+        Self {
+            child: command.spawn().expect("it starts"),
+            dir,
+            command,
+        }
+    }
+
+    /// Ends the process as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, on the same ports and data.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.child = self.command.spawn().expect("it starts");
     }
 
     /// Waits until it has a leader.
