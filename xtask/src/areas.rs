@@ -12,16 +12,16 @@ struct Area {
 const BENCHES: &[Area] = &[
     made("rpc"),
     made("discovery"),
-    later("broker"),
+    made("broker"),
     made("store"),
     made("config"),
     later("auth"),
-    later("sync"),
+    made("sync"),
 ];
 
 const FAULTS: &[Area] = &[
     made("discovery"),
-    later("broker"),
+    made("broker"),
     made("store"),
     made("sync"),
     later("security"),
@@ -119,14 +119,16 @@ mod tests {
         assert!(
             unknown
                 .text
-                .contains("areas that exist: rpc, discovery, store, config\n"),
+                .contains("areas that exist: rpc, discovery, broker, store, config, sync\n"),
             "{}",
             unknown.text
         );
         let planned = refusal(FAULTS, "security");
         assert!(planned.text.contains("not made yet"), "{}", planned.text);
         assert!(
-            planned.text.contains("areas that exist: discovery, store"),
+            planned
+                .text
+                .contains("areas that exist: discovery, broker, store"),
             "{}",
             planned.text
         );

@@ -262,22 +262,23 @@ impl Keeper {
     }
 }
 
-/// Subscribes to both subjects once, for the library subscribes again by itself after it
-/// reconnected; then hears and answers.
+/// Subscribes to both subjects, and hears and answers. The library subscribes again by itself after it
+/// reconnected; where another client was made, so do we.
 async fn listen(shared: Arc<Shared>) {
-    let (queries, changes) = loop {
-        match subscribe(&shared).await {
-            Ok(both) => break both,
+    loop {
+        let (queries, changes) = match subscribe(&shared).await {
+            Ok(both) => both,
             Err(err) => {
                 tracing::warn!(%err, subject = %shared.subjects.query, "NATS cannot be listened to");
                 sleep(jittered(&*shared.random, ASK_AGAIN)).await;
+                continue;
             }
-        }
-    };
-    shared.listening.send_replace(true);
-    shared.wake.notify_one();
-    // Who asks does not keep us from hearing what changes.
-    tokio::join!(answer(&shared, queries), hear(&shared, changes));
+        };
+        shared.listening.send_replace(true);
+        shared.wake.notify_one();
+        // Who asks does not keep us from hearing what changes.
+        tokio::join!(answer(&shared, queries), hear(&shared, changes));
+    }
 }
 
 async fn subscribe(shared: &Shared) -> Result<(Subscriber, Subscriber)> {

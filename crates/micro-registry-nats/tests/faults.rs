@@ -642,3 +642,34 @@ async fn tls_is_verified_both_ways() {
         assert_eq!(err.kind(), ErrorKind::Unavailable, "{what}: {err:?}");
     }
 }
+
+/// async-nats 0.51 panics in the task of the connection if a header has a carriage return of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn s51_a_message_that_breaks_the_client_library_ends_no_registry() {
+    let Some(program) = program("s51_a_message_that_breaks_the_client_library") else {
+        return;
+    };
+    let server = Server::start(&program, &[]);
+    let registry = open(config(&server.url()));
+    register(&registry, &greeter("a", "10.0.0.1:80")).await;
+    let asking = open(config(&server.url()));
+    until_ids(&asking, &["a"]).await;
+    // To both: who asks hears what is announced, too.
+    let mut stranger = tokio::net::TcpStream::connect(("127.0.0.1", server.port))
+        .await
+        .unwrap();
+    let mut said = b"CONNECT {\"verbose\":false,\"headers\":true,\"protocol\":1}\r\n".to_vec();
+    for subject in ["micro.nats.query", "micro.nats.watch"] {
+        let headers = "NATS/1.0\r\na: b\rc\r\n\r\n";
+        let length = headers.len();
+        let line = format!("HPUB {subject} {length} {length}\r\n{headers}\r\n");
+        said.extend_from_slice(line.as_bytes());
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut stranger, &said)
+        .await
+        .unwrap();
+    sleep(Duration::from_millis(200)).await;
+    until_ids(&asking, &["a"]).await;
+    register(&registry, &greeter("b", "10.0.0.2:80")).await;
+    until_ids(&asking, &["a", "b"]).await;
+}

@@ -1,5 +1,7 @@
 //! The areas that can be measured. A new one is a module here and a line in [`AREAS`].
 
+#[cfg(feature = "broker")]
+mod broker;
 #[cfg(feature = "config")]
 mod config;
 #[cfg(feature = "discovery")]
@@ -9,6 +11,8 @@ mod overload;
 mod rpc;
 #[cfg(feature = "store")]
 mod store;
+#[cfg(feature = "sync")]
+mod sync;
 
 use crate::Result;
 use crate::options::Options;
@@ -43,6 +47,12 @@ pub(crate) const AREAS: &[Area] = &[
         about: "fleets on bad days in simulated time, picks, cached resolution",
         run: discovery::run,
     },
+    #[cfg(feature = "broker")]
+    Area {
+        name: "broker",
+        about: "messages in memory beside a channel, and over HTTP beside bare hyper",
+        run: broker::run,
+    },
     #[cfg(feature = "config")]
     Area {
         name: "config",
@@ -55,4 +65,19 @@ pub(crate) const AREAS: &[Area] = &[
         about: "stores in memory and in files beside a map and the engines themselves",
         run: store::run,
     },
+    #[cfg(feature = "sync")]
+    Area {
+        name: "sync",
+        about: "locks in memory, and in etcd and PostgreSQL beside their requests by hand",
+        run: sync::run,
+    },
 ];
+
+/// Is a child of an area, whose name comes first.
+pub(crate) fn play(role: &[String]) -> Result<()> {
+    match role {
+        #[cfg(feature = "broker")]
+        [area, arguments @ ..] if area == "broker" => broker::play(arguments),
+        _ => Err("no such role".into()),
+    }
+}

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
             target,
             threads,
         }) => stacks::load(&stack, &target, threads).map(|()| true),
+        Ok(Command::Role(role)) => areas::play(&role).map(|()| true),
         Ok(Command::Area { area, options }) => measure(area, &options),
         Err(usage) => {
             eprintln!("micro-bench: {usage}");

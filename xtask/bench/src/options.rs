@@ -25,6 +25,8 @@ pub(crate) enum Command {
         target: String,
         threads: usize,
     },
+    /// Be a child of an area, whose name comes first.
+    Role(Vec<String>),
 }
 
 /// How to measure. An area ignores what does not concern it.
@@ -93,6 +95,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Command> {
     };
     match name.as_str() {
         "help" | "--help" | "-h" => return Ok(Command::Help),
+        "role" => return Ok(Command::Role(rest.to_vec())),
         "serve" => {
             let [stack, threads] = rest else {
                 return Err("serve <stack> <threads>".into());

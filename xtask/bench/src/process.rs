@@ -31,7 +31,12 @@ impl Child {
     /// Starts this program again with other arguments, and waits until it says that it is ready.
     /// Also returns the fields it says so with.
     pub(crate) fn start(arguments: &[&str]) -> Result<(Self, String)> {
-        let mut process = Command::new(std::env::current_exe()?)
+        Self::run(Command::new(std::env::current_exe()?), arguments)
+    }
+
+    /// As [`start`](Self::start), by a command that runs this program, on another host perhaps.
+    pub(crate) fn run(mut command: Command, arguments: &[&str]) -> Result<(Self, String)> {
+        let mut process = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

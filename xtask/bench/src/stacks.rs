@@ -5,6 +5,8 @@ mod hyper;
 mod micro;
 mod mux;
 mod stream;
+#[cfg(feature = "tarpc")]
+mod tarpc;
 mod tonic;
 
 use std::net::SocketAddr;
@@ -92,6 +94,8 @@ pub(crate) const STACKS: &[Stack] = &[
     row::<tonic::Tonic<1>>(),
     row::<tonic::Tonic<2>>(),
     row::<stream::Stream>(),
+    #[cfg(feature = "tarpc")]
+    row::<tarpc::Tarpc>(),
     #[cfg(feature = "micro")]
     row::<micro::Micro<true, false>>(),
     #[cfg(feature = "micro")]

@@ -12,6 +12,7 @@
     reason = "figures go to standard output, progress and errors to standard error"
 )]
 
+mod broker;
 mod discovery;
 mod report;
 mod store;
@@ -27,7 +28,7 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 const USAGE: &str =
-    "usage: micro-faults discovery|store|sync [--quick] [--check] [--seed N] [--only NAME]";
+    "usage: micro-faults discovery|broker|store|sync [--quick] [--check] [--seed N] [--only NAME]";
 
 /// One part of the house, and how it is broken.
 struct Area {
@@ -45,6 +46,12 @@ const AREAS: &[Area] = &[
         campaigns: discovery::NAMES,
         run: discovery::run,
         play: discovery::play,
+    },
+    Area {
+        name: "broker",
+        campaigns: broker::NAMES,
+        run: broker::run,
+        play: broker::play,
     },
     Area {
         name: "store",

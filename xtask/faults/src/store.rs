@@ -13,7 +13,7 @@ mod expiry;
 mod kill;
 mod ledger;
 mod mount;
-mod postgres;
+pub(crate) mod postgres;
 mod power;
 mod rounds;
 mod writer;

@@ -366,6 +366,77 @@ pub(super) const SERVERS: &[Server] = &[
         ready: Ready::Command(&["pg_isready", "-h", "127.0.0.1", "-p", "25433"]),
     },
     Server {
+        name: "rabbitmq",
+        packages: &["rabbitmq-server"],
+        programs: &["/usr/lib/rabbitmq/bin/rabbitmq-server", "epmd"],
+        url: "rabbitmq://127.0.0.1:25672",
+        keeps_user: false,
+        files: &[
+            ("rabbitmq.conf", RABBITMQ_CONF),
+            ("enabled_plugins", "[].\n"),
+        ],
+        prepare: &[],
+        processes: &[
+            // It would otherwise start one that outlives it.
+            process(&["epmd", "-address", "127.0.0.1", "-port", "24369"]),
+            Process {
+                env: &[
+                    ("RABBITMQ_NODENAME", "micro@localhost"),
+                    ("RABBITMQ_DIST_PORT", "25673"),
+                    ("ERL_EPMD_ADDRESS", "127.0.0.1"),
+                    ("ERL_EPMD_PORT", "24369"),
+                    ("RABBITMQ_CONFIG_FILE", "{dir}/rabbitmq.conf"),
+                    ("RABBITMQ_ENABLED_PLUGINS_FILE", "{dir}/enabled_plugins"),
+                    ("RABBITMQ_LOG_BASE", "{dir}/logs"),
+                    ("RABBITMQ_LOGS", "-"),
+                    ("RABBITMQ_MNESIA_BASE", "{dir}/mnesia"),
+                    ("RABBITMQ_PID_FILE", "{dir}/pid"),
+                ],
+                ..process(&["/usr/lib/rabbitmq/bin/rabbitmq-server"])
+            },
+        ],
+        ready: Ready::Log("Server startup complete"),
+    },
+    // The same over TLS, with a certificate of the client's, a password, and rights to our names alone.
+    Server {
+        name: "rabbitmq_tls",
+        packages: &["rabbitmq-server", "openssl"],
+        programs: &[
+            "/usr/lib/rabbitmq/bin/rabbitmq-server",
+            "epmd",
+            "openssl",
+            "sh",
+        ],
+        url: "amqps://micro:hunter2@127.0.0.1:25674/shop?ca={dir}/ca.crt&cert={dir}/client.crt&key={dir}/client.key",
+        keeps_user: false,
+        files: &[
+            ("rabbitmq.conf", RABBITMQ_TLS_CONF),
+            ("enabled_plugins", "[].\n"),
+            ("openssl.conf", RABBITMQ_CERTIFICATES),
+            ("prepare.sh", RABBITMQ_PREPARE),
+        ],
+        prepare: &[&["sh", "-eu", "{dir}/prepare.sh", "{dir}"]],
+        processes: &[
+            process(&["epmd", "-address", "127.0.0.1", "-port", "24370"]),
+            Process {
+                env: &[
+                    ("RABBITMQ_NODENAME", "microtls@localhost"),
+                    ("RABBITMQ_DIST_PORT", "25675"),
+                    ("ERL_EPMD_ADDRESS", "127.0.0.1"),
+                    ("ERL_EPMD_PORT", "24370"),
+                    ("RABBITMQ_CONFIG_FILE", "{dir}/rabbitmq.conf"),
+                    ("RABBITMQ_ENABLED_PLUGINS_FILE", "{dir}/enabled_plugins"),
+                    ("RABBITMQ_LOG_BASE", "{dir}/logs"),
+                    ("RABBITMQ_LOGS", "-"),
+                    ("RABBITMQ_MNESIA_BASE", "{dir}/mnesia"),
+                    ("RABBITMQ_PID_FILE", "{dir}/pid"),
+                ],
+                ..process(&["/usr/lib/rabbitmq/bin/rabbitmq-server"])
+            },
+        ],
+        ready: Ready::Log("Server startup complete"),
+    },
+    Server {
         name: "redis",
         packages: &["redis-server"],
         programs: &["redis-server"],
@@ -392,8 +463,8 @@ pub(super) const SERVERS: &[Server] = &[
             answer: "+PONG",
         },
     },
-    // The same over TLS, for a user with a password and the rights that a store needs and no more; with a
-    // log, so that it promises that records outlive it.
+    // The same over TLS, for a user with a password and the rights that the backends need and no more; with
+    // a log, so that it promises that records outlive it.
     Server {
         name: "redis_tls",
         packages: &["redis-server", "openssl"],
@@ -447,6 +518,7 @@ enable-wide-area=no
 const NATS_TLS_CONF: &str = "\
 listen: 127.0.0.1:24223
 http: 127.0.0.1:28223
+jetstream { store_dir: \"{dir}/data\" }
 authorization { user: micro, password: hunter2 }
 tls {
   cert_file: \"{dir}/server.crt\"
@@ -546,6 +618,59 @@ rm password
 echo "hostssl all all 127.0.0.1/32 scram-sha-256" >data/pg_hba.conf
 "#;
 
+const RABBITMQ_CONF: &str = "\
+listeners.tcp.1 = 127.0.0.1:25672
+disk_free_limit.absolute = 10MB
+";
+
+const RABBITMQ_TLS_CONF: &str = "\
+listeners.tcp = none
+listeners.ssl.1 = 127.0.0.1:25674
+ssl_options.cacertfile = {dir}/ca.crt
+ssl_options.certfile = {dir}/server.crt
+ssl_options.keyfile = {dir}/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+disk_free_limit.absolute = 10MB
+load_definitions = {dir}/definitions.json
+";
+
+const RABBITMQ_CERTIFICATES: &str = "\
+[req]
+distinguished_name=name
+[name]
+[authority]
+basicConstraints=critical,CA:TRUE
+keyUsage=critical,keyCertSign,cRLSign
+[leaf]
+basicConstraints=critical,CA:FALSE
+extendedKeyUsage=serverAuth,clientAuth
+subjectAltName=DNS:localhost,IP:127.0.0.1
+";
+
+/// Certificates, and a user who may touch what begins with `micro`, and nothing else.
+const RABBITMQ_PREPARE: &str = r#"cd "$1"
+certificate() {
+    name=$1 kind=$2
+    shift 2
+    openssl req -config openssl.conf -x509 -extensions "$kind" -newkey rsa:2048 -nodes -days 30 \
+        -subj "/CN=$name" -keyout "$name.key" -out "$name.crt" "$@"
+}
+certificate ca authority
+certificate server leaf -CA ca.crt -CAkey ca.key
+certificate client leaf -CA ca.crt -CAkey ca.key
+# Tests read it as whoever they run as.
+chmod 0644 client.key
+cat >definitions.json <<'JSON'
+{
+  "users": [{"name": "micro", "password": "hunter2", "tags": ""}],
+  "vhosts": [{"name": "shop"}],
+  "permissions": [{"user": "micro", "vhost": "shop",
+    "configure": "^micro", "write": "^(micro|amq[.]default$)", "read": "^micro"}]
+}
+JSON
+"#;
+
 const REDIS_CERTIFICATES: &str = "\
 [req]
 distinguished_name=name
@@ -570,8 +695,8 @@ certificate ca authority
 certificate server leaf -CA ca.crt -CAkey ca.key
 "#;
 
-/// Nobody may do anything but the user, and the user nothing but what `micro-store-redis`'s README
-/// names.
+/// Nobody may do anything but the user, and the user nothing but what the READMEs of `micro-store-redis`,
+/// `micro-broker-redis` and `micro-sync-redis` name.
 const REDIS_CONF: &str = "\
 bind 127.0.0.1
 port 0
@@ -585,7 +710,7 @@ save \"\"
 appendonly yes
 appendfsync no
 user default off
-user micro on >hunter2 resetkeys ~{*}:* resetchannels &{*}:* -@all +ping +client|setname +info +config|get +get +set +unlink +exists +strlen +getrange +hget +hset +zadd +zrem +zcard +zrangebylex +zrangebyscore +time +eval +evalsha +publish +subscribe +pubsub|numsub
+user micro on >hunter2 resetkeys ~{*}:* resetchannels &{*}:* -@all +ping +client|setname +info +config|get +get +set +unlink +exists +strlen +getrange +hget +hset +zadd +zrem +zcard +zrangebylex +zrangebyscore +time +eval +evalsha +publish +subscribe +pubsub|numsub +pexpire +persist +xadd +xlen +xtrim +xinfo|groups +xgroup|create +xgroup|destroy +xreadgroup +xpending +xclaim +xack +zscore +zrange +hdel +llen +lpush +blpop +hmget +pttl
 ";
 
 /// Certificates, then users: authentication can only be turned on in an etcd that runs.

@@ -43,6 +43,7 @@ const CORE_KNOWS: &[(&str, &str)] = &[
 /// Crates of the house that a backend may know though they are no cores: what several backends of one engine share.
 const GLUE: &[&str] = &[
     "micro-broker-delivery",
+    "micro-consul",
     "micro-embedded",
     "micro-etcd",
     "micro-http",
@@ -117,6 +118,8 @@ pub(super) fn neighbors(house: &House, out: &mut Violations) {
             // Wrappers, glue, macros, build, suites: what they may know is what any of them may.
             Kind::Other => &[
                 "micro-tls",
+                // Consul's API is HTTP.
+                "micro-http",
                 "micro-macros",
                 "micro-build",
                 "micro-client",

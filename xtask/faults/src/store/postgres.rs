@@ -319,7 +319,7 @@ async fn expiries(server: &Server, options: &Options, report: &mut Report) -> Re
 }
 
 /// Where Debian puts them; elsewhere they are in `PATH`.
-fn programs() -> Option<PathBuf> {
+pub(crate) fn programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten();
@@ -337,7 +337,7 @@ fn programs() -> Option<PathBuf> {
 }
 
 /// A PostgreSQL of our own, on a port of its own.
-struct Server {
+pub(crate) struct Server {
     programs: PathBuf,
     folder: tempfile::TempDir,
     port: u16,
@@ -345,7 +345,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(programs: PathBuf) -> Result<Self> {
+    pub(crate) fn new(programs: PathBuf) -> Result<Self> {
         let socket = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         let folder = tempfile::tempdir()?;
         let server = Self {
@@ -382,7 +382,7 @@ impl Server {
         Path::new(self.folder.path()).join("data")
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgres://micro@127.0.0.1:{}/postgres", self.port)
     }
 
@@ -407,7 +407,7 @@ impl Server {
 
     /// Those that were orphaned by a kill still hold its memory for a moment; it is tried again until
     /// they are gone.
-    async fn start(&mut self) -> Result<()> {
+    pub(crate) async fn start(&mut self) -> Result<()> {
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
             let running = match &mut self.child {
@@ -439,7 +439,7 @@ impl Server {
     }
 
     /// As `kill -9` of the first of its processes.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

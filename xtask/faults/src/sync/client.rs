@@ -9,6 +9,8 @@ use std::time::Duration;
 use micro_core::{Env, Error, ErrorKind, FencingToken, SeededRandom};
 use micro_sync_core::{Coordinator, Drivers, ElectOptions, Lock, LockOptions};
 use micro_sync_etcd::EtcdDriver;
+use micro_sync_postgres::PostgresDriver;
+use micro_sync_redis::RedisDriver;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep};
 
@@ -20,7 +22,10 @@ use crate::Result;
 const TICK: Duration = Duration::from_millis(5);
 
 async fn open(url: &str) -> Result<Arc<dyn Coordinator>> {
-    let drivers = Drivers::<dyn Coordinator>::new().with(EtcdDriver::default());
+    let drivers = Drivers::<dyn Coordinator>::new()
+        .with(EtcdDriver::default())
+        .with(PostgresDriver::default())
+        .with(RedisDriver::default());
     Ok(drivers.open(url, &Env::new()).await?)
 }
 

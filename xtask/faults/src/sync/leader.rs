@@ -5,19 +5,19 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::engine::Etcd;
-use super::etcd::Player;
+use super::engine::Engine;
 use super::judge::{event, judge};
+use super::player::Player;
 use super::resource::Resource;
 use super::{PATIENCE, TTL, now};
 use crate::report::Report;
 use crate::{Options, Result};
 
-pub(super) async fn run(options: &Options, report: &mut Report) -> Result<()> {
+pub(super) async fn run<E: Engine>(options: &Options, report: &mut Report) -> Result<()> {
     let rounds = if options.quick { 2 } else { 10 };
-    let etcd = Etcd::start().await?;
+    let engine = E::start().await?;
     let store = Resource::start().await?;
-    let start = || Player::start(&["leader", &etcd.url(), &store.address().to_string()]);
+    let start = || Player::start(&["leader", &engine.url(), &store.address().to_string()]);
     let mut players = vec![start()?, start()?, start()?];
     let mut lines = Vec::new();
     let mut terms = 0;
@@ -62,23 +62,20 @@ pub(super) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     };
     let longest = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
     let goal = TTL.as_secs_f64() + 1.0;
-    report.figure("leader_rounds", f64::from(rounds), "rounds");
-    report.at_most("leader_after_kill", longest(&after_kill), "s", goal);
-    report.at_most("leader_after_stop", longest(&after_stop), "s", goal);
-    report.at_most("leader_woke_and_believed", woke("true"), "leaders", 0.0);
-    report.at_most(
-        "leader_late_writes_let_through",
-        count("late true"),
-        "writes",
-        0.0,
-    );
+    let name = |what: &str| format!("{}_leader_{what}", E::NAME);
+    report.figure(name("rounds"), f64::from(rounds), "rounds");
+    report.at_most(name("after_kill"), longest(&after_kill), "s", goal);
+    report.at_most(name("after_stop"), longest(&after_stop), "s", goal);
+    report.at_most(name("woke_and_believed"), woke("true"), "leaders", 0.0);
+    let late = count("late true");
+    report.at_most(name("late_writes_let_through"), late, "writes", 0.0);
     let unaware = f64::from(rounds) - count("lost true");
-    report.at_most("leader_stopped_and_unaware", unaware, "leaders", 0.0);
+    report.at_most(name("stopped_and_unaware"), unaware, "leaders", 0.0);
     let mut events = store.events();
     for line in &lines {
         events.extend(event(line)?);
     }
-    judge(events, "leader", report);
+    judge(events, &name("term"), report);
     Ok(())
 }
 

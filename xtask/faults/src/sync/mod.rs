@@ -6,22 +6,30 @@
 //! every lock's history is judged ([`judge`]) by `micro_testing::locks`.
 
 mod client;
+mod contest;
 mod engine;
 mod etcd;
 mod judge;
 mod leader;
 mod memory;
+mod player;
+mod postgres;
+mod redis;
 mod resource;
 
 use std::time::{Duration, SystemTime};
 
 use micro_core::{Clock as _, FencingToken, Random as _, SeededRandom, SystemClock};
 
+use self::engine::Engine;
+use self::etcd::Etcd;
+use self::postgres::Postgres;
+use self::redis::Redis;
 use crate::report::Report;
 use crate::{Options, Result};
 
 /// The campaigns, by name.
-pub(crate) const NAMES: &[&str] = &["memory", "etcd", "leader"];
+pub(crate) const NAMES: &[&str] = &["memory", "etcd", "postgres", "redis", "leader"];
 
 /// The locks that are fought for.
 const LOCKS: [&str; 2] = ["books", "ledger"];
@@ -38,20 +46,28 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         eprintln!("tasks that are aborted …");
         runtime()?.block_on(memory::run(options, report))?;
     }
-    if !(options.wants("etcd") || options.wants("leader")) {
+    over::<Etcd>(options, report)?;
+    over::<Postgres>(options, report)?;
+    over::<Redis>(options, report)
+}
+
+/// The campaigns that want an engine.
+fn over<E: Engine>(options: &Options, report: &mut Report) -> Result<()> {
+    let (contest, leader) = (options.wants(E::NAME), options.wants("leader"));
+    if (contest || leader) && !E::is_installed() {
+        report.skip(E::NAME, E::CURE);
         return Ok(());
     }
-    if !engine::is_installed() {
-        report.skip("etcd", "etcd is not installed; apt-get install etcd-server");
-        return Ok(());
+    if contest {
+        eprintln!(
+            "clients and an engine that are killed and stopped: {} …",
+            E::NAME
+        );
+        runtime()?.block_on(contest::run::<E>(options, report))?;
     }
-    if options.wants("etcd") {
-        eprintln!("clients and an etcd that are killed and stopped …");
-        runtime()?.block_on(etcd::run(options, report))?;
-    }
-    if options.wants("leader") {
-        eprintln!("leaders that are killed and stopped …");
-        runtime()?.block_on(leader::run(options, report))?;
+    if leader {
+        eprintln!("leaders that are killed and stopped: {} …", E::NAME);
+        runtime()?.block_on(leader::run::<E>(options, report))?;
     }
     Ok(())
 }
