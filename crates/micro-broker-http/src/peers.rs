@@ -210,6 +210,10 @@ impl Peers {
         deadline: Option<std::time::Instant>,
     ) -> Result<Arc<Vec<Target>>> {
         let resolved = self.resolved()?;
+        if !resolved.is_answered() {
+            // Who is known before the first answer may be a few of many.
+            resolved.answered(deadline).await?;
+        }
         if resolved.snapshot().is_empty() {
             match resolved.first_answer(deadline).await {
                 Err(err) if err.kind() != ErrorKind::NotFound => return Err(err),

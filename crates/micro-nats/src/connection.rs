@@ -124,6 +124,15 @@ impl Connection {
     /// and `PermissionDenied` for certificates and credentials that cannot be read; otherwise
     /// `Unavailable` at the deadline.
     pub async fn client(&self, deadline: Instant) -> Result<Client> {
+        // The usual case, on the way of every call.
+        if let Status {
+            up: true,
+            client: Some(client),
+            ..
+        } = &*self.0.shared.status.borrow()
+        {
+            return Ok(client.clone());
+        }
         let mut status = self.status();
         let settled = status.wait_for(|status| {
             (status.up && status.client.is_some())

@@ -127,6 +127,52 @@ impl Resolved {
         self.wait(deadline, true).await
     }
 
+    /// Waits until the registry has answered the question for the whole service, if it never has; returns
+    /// what is known then, be it nobody. What a watch told before may be a part: multicast DNS answers
+    /// node by node.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` if the answer was an error and nobody is known, and if the resolver has ended;
+    /// `DeadlineExceeded` if there was none by the deadline.
+    pub async fn answered(&self, deadline: Option<Instant>) -> Result<Arc<Snapshot>> {
+        let clock = &self.shared.opts.clock;
+        let start = clock.now();
+        let mut changes = self.progress.changes();
+        let answered = async {
+            loop {
+                let now = self.progress.get_arc();
+                if let Some((_, outcome)) = &now.last {
+                    let snapshot = self.snapshot_arc();
+                    return match outcome {
+                        Outcome::Failed(_) if snapshot.is_empty() => {
+                            Err(self.error(Some(outcome), start))
+                        }
+                        _ => Ok(snapshot),
+                    };
+                }
+                if now.ended {
+                    return Err(self.ended());
+                }
+                changes.changed().await;
+            }
+        };
+        let Some(deadline) = deadline else {
+            return answered.await;
+        };
+        let left = deadline.saturating_duration_since(start);
+        match tokio::time::timeout(left, answered).await {
+            Ok(answered) => answered,
+            Err(_) => Err(self.error(None, start)),
+        }
+    }
+
+    /// Whether the registry has ever answered, be it with an error: one atomic load.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.progress.get().last.is_some()
+    }
+
     async fn wait(&self, deadline: Option<Instant>, once: bool) -> Result<Arc<Snapshot>> {
         let snapshot = self.snapshot_arc();
         if !snapshot.is_empty() {

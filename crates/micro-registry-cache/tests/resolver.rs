@@ -297,6 +297,42 @@ async fn failing_at_once_takes_the_first_answer_and_remembers_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_wants_everybody_waits_for_the_answer_and_not_for_the_first_to_be_heard() {
+    let registry = Scripted::new(Answer::Nodes(vec!["a", "b"]));
+    *registry.delay.lock().unwrap() = Duration::from_millis(100);
+    let resolver = resolver(&registry);
+    let greeter = resolver.service("greeter").unwrap();
+    settle().await;
+    registry.tell(EventKind::Create, &["a"]);
+    settle().await;
+    let part = greeter.first_answer(after(2)).await.unwrap();
+    assert_eq!((part.len(), greeter.is_answered()), (1, false));
+    let whole = greeter.answered(after(2)).await.unwrap();
+    assert_eq!((whole.len(), greeter.is_answered()), (2, true));
+    // Nobody is an answer, and so is an error if somebody is known.
+    for (answer, told, expected) in [
+        (Answer::Nodes(vec![]), false, Ok(0)),
+        (Answer::Fails, true, Ok(1)),
+        (Answer::Fails, false, Err(ErrorKind::Unavailable)),
+        (Answer::Hangs, true, Err(ErrorKind::DeadlineExceeded)),
+    ] {
+        let registry = Scripted::new(answer);
+        *registry.delay.lock().unwrap() = Duration::from_millis(100);
+        let resolver = self::resolver(&registry);
+        let greeter = resolver.service("greeter").unwrap();
+        settle().await;
+        if told {
+            registry.tell(EventKind::Create, &["a"]);
+        }
+        let found = greeter.answered(after(2)).await;
+        assert_eq!(
+            found.map(|all| all.len()).map_err(|err| err.kind()),
+            expected
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_removes_nobody_and_the_age_is_visible() {
     let registry = Scripted::new(Answer::Nodes(vec!["a", "b"]));
     let resolver = resolver(&registry);

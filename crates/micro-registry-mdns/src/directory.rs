@@ -274,8 +274,10 @@ impl Directory {
             .collect()
     }
 
-    pub(crate) fn has(&self, service: Option<&str>) -> bool {
-        !self.keys(service).is_empty()
+    /// Whether a node of another program is known.
+    pub(crate) fn has_others(&self, service: Option<&str>) -> bool {
+        let mut keys = self.keys(service).into_iter();
+        keys.any(|key| !self.own.contains_key(key))
     }
 
     /// One entry per version of a service, or of all.
@@ -394,6 +396,17 @@ mod tests {
     }
 
     #[test]
+    fn our_own_nodes_are_not_others() {
+        let mut directory = Directory::default();
+        let (service, node) = (Service::new("greeter", "v1"), Node::new("a", "10.0.0.1:1"));
+        directory.put_own(&service, &node, announced("a"), None);
+        assert!(!directory.has_others(Some("greeter")) && !directory.has_others(None));
+        directory.see("b", &key("b"), entry("b", "10.0.0.1:1", "1"));
+        assert!(directory.has_others(Some("greeter")) && directory.has_others(None));
+        assert!(!directory.has_others(Some("greeter2")));
+    }
+
+    #[test]
     fn a_node_with_two_names_goes_with_the_last() {
         let mut directory = Directory::default();
         directory.see("x", &key("a"), entry("a", "10.0.0.1:1", "1"));
@@ -403,7 +416,7 @@ mod tests {
         assert_eq!(kinds(&mut watch), []);
         directory.lose("y");
         assert_eq!(kinds(&mut watch), [EventKind::Delete]);
-        assert!(!directory.has(Some("greeter")));
+        assert!(!directory.has_others(Some("greeter")));
     }
 
     #[test]

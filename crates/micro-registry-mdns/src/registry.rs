@@ -313,7 +313,9 @@ impl Shared {
             heard.as_mut().enable();
             let until = {
                 let mut state = self.lock();
-                let known = state.directory.has(service);
+                // Ours says nothing of others, who may be silent for a second: they answered somebody
+                // else just now (RFC 6762, section 6).
+                let known = state.directory.has_others(service);
                 let wanted = service.and_then(|service| state.wanted.get(service));
                 let changed = wanted.map(|wanted| wanted.changed);
                 let Some(ear) = &mut state.ear else { return };

@@ -142,49 +142,41 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     deadline: Instant,
 ) -> Result<T, Fault> {
     let body = serde_json::to_vec(body).expect("our structures are JSON");
-    send(
-        client,
-        format!("$JS.API.{what}"),
-        None,
-        body.into(),
-        deadline,
-    )
-    .await
+    let sending = send(client, format!("$JS.API.{what}"), None, body.into());
+    timeout_at(deadline, sending).await.unwrap_or_else(|_| {
+        Err(Fault::Unanswered(Error::unavailable(
+            "JetStream does not answer in time",
+        )))
+    })
 }
 
-/// Sends something and reads the answer.
+/// Sends something and reads the answer, however long that takes.
 pub(crate) async fn send<T: DeserializeOwned>(
     client: &Client,
     subject: String,
     headers: Option<HeaderMap>,
     payload: bytes::Bytes,
-    deadline: Instant,
 ) -> Result<T, Fault> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Answer<T> {
-        No { error: Refusal },
-        Yes(T),
+    struct Answer {
+        error: Option<Refusal>,
     }
     let mut request = Request::new().payload(payload).timeout(None);
     if let Some(headers) = headers {
         request = request.headers(headers);
     }
-    let answer = match timeout_at(deadline, client.send_request(subject, request)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(err)) => return Err(unsent(err)),
-        Err(_) => {
-            return Err(Fault::Unanswered(Error::unavailable(
-                "JetStream does not answer in time",
-            )));
-        }
+    let answer = client
+        .send_request(subject, request)
+        .await
+        .map_err(unsent)?;
+    let unread = |err: serde_json::Error| {
+        let error = Error::corrupt("JetStream answers what is no answer");
+        Fault::Unanswered(error.with_source(err))
     };
-    match serde_json::from_slice(&answer.payload) {
-        Ok(Answer::Yes(answer)) => Ok(answer),
-        Ok(Answer::No { error }) => Err(Fault::Refused(error)),
-        Err(err) => Err(Fault::Unanswered(
-            Error::corrupt("JetStream answers what is no answer").with_source(err),
-        )),
+    let refused: Answer = serde_json::from_slice(&answer.payload).map_err(unread)?;
+    match refused.error {
+        Some(refusal) => Err(Fault::Refused(refusal)),
+        None => serde_json::from_slice(&answer.payload).map_err(unread),
     }
 }
 

@@ -162,7 +162,6 @@ impl Streams {
                 self.names.subject(topic),
                 Some(wire::write(message, msg_id)),
                 message.body.clone(),
-                deadline,
             );
             let answer = tokio::select! {
                 biased;

@@ -1,5 +1,6 @@
-//! Messages in JetStream beside `async-nats` by itself: publish with its acknowledgement, and a pull consumer
-//! with an acknowledgement for each message. That has no ids, no retries and no deadline.
+//! Messages in JetStream beside `async-nats` by itself: publish with an id, by which the server stores a message
+//! once, and its acknowledgement; and a pull consumer with an acknowledgement for each message. That has no
+//! retries, no deadlines and no headers.
 //!
 //! It wants a server: `MICRO_TEST_NATS_URL`.
 
@@ -8,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::try_join_all;
 use micro_broker_core::{
     Broker as _, Context, Env, Group, Message, PublishOptions, SubscribeOptions, Topic, handler,
-    url,
+    new_id, url,
 };
 use micro_broker_nats::{NatsBroker, NatsBrokerConfig, NatsConfig};
 use micro_nats::Connection;
+use micro_nats::async_nats::jetstream::message::PublishMessage;
 use micro_nats::async_nats::jetstream::{self, consumer, stream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -63,7 +64,7 @@ async fn measure(options: &Options, url: &str) -> Result<Findings> {
         }
         let broker = NatsBroker::open(config.clone(), &env)?;
         let all = [
-            by_hand(&raw, messages).await?,
+            by_hand(&raw, &env, messages).await?,
             ours(&broker, messages).await?,
         ];
         for (rates, rate) in rates.iter_mut().zip(all.into_iter().flatten()) {
@@ -100,7 +101,7 @@ async fn measure(options: &Options, url: &str) -> Result<Findings> {
 }
 
 /// Messages per second, published and consumed.
-async fn by_hand(raw: &jetstream::Context, messages: usize) -> Result<[f64; 2]> {
+async fn by_hand(raw: &jetstream::Context, env: &Env, messages: usize) -> Result<[f64; 2]> {
     let config = stream::Config {
         name: STREAMS[0].to_owned(),
         subjects: vec![SUBJECT.to_owned()],
@@ -110,15 +111,18 @@ async fn by_hand(raw: &jetstream::Context, messages: usize) -> Result<[f64; 2]> 
         ..stream::Config::default()
     };
     let stream = raw.create_stream(config).await?;
-    let begun = clock::now();
-    try_join_all((0..AT_ONCE).map(async |_| {
-        for _ in 0..messages / AT_ONCE {
-            raw.publish(SUBJECT, BODY.into()).await?.await?;
+    let published = at_once(messages, |each| {
+        let (raw, env) = (raw.clone(), env.clone());
+        async move {
+            for _ in 0..each {
+                let id = new_id(env.clock().wall(), &**env.random());
+                let message = PublishMessage::build().payload(BODY.into()).message_id(id);
+                raw.send_publish(SUBJECT, message).await?.await?;
+            }
+            Ok(())
         }
-        Ok::<_, crate::Error>(())
-    }))
+    })
     .await?;
-    let published = rate(messages, begun.elapsed());
     let config = consumer::pull::Config {
         durable_name: Some("g".to_owned()),
         ..consumer::pull::Config::default()
@@ -143,18 +147,19 @@ async fn ours(broker: &NatsBroker, messages: usize) -> Result<[f64; 2]> {
     let nothing = handler(|_, _| std::future::ready(Ok(())));
     let first = broker.subscribe(&topic, opts.clone(), nothing).await?;
     first.stop(Duration::from_secs(5)).await?;
-    let begun = clock::now();
-    try_join_all((0..AT_ONCE).map(async |_| {
-        for _ in 0..messages / AT_ONCE {
-            let message = Message::new(topic.clone(), BODY);
-            broker
-                .publish(&Context::new(), message, PublishOptions::default())
-                .await?;
+    let published = at_once(messages, |each| {
+        let (broker, topic) = (broker.clone(), topic.clone());
+        async move {
+            for _ in 0..each {
+                let message = Message::new(topic.clone(), BODY);
+                broker
+                    .publish(&Context::new(), message, PublishOptions::default())
+                    .await?;
+            }
+            Ok(())
         }
-        Ok::<_, crate::Error>(())
-    }))
+    })
     .await?;
-    let published = rate(messages, begun.elapsed());
     let (handled, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (count, tell) = (Arc::clone(&handled), Arc::clone(&done));
     let handle = handler(move |_, _| {
@@ -169,6 +174,21 @@ async fn ours(broker: &NatsBroker, messages: usize) -> Result<[f64; 2]> {
     let consumed = rate(messages, begun.elapsed());
     subscription.stop(Duration::from_secs(5)).await?;
     Ok([published, consumed])
+}
+
+/// Messages per second of so many publishers, each a task of its own.
+async fn at_once<F>(messages: usize, publish: impl Fn(usize) -> F) -> Result<f64>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let begun = clock::now();
+    let all: Vec<_> = (0..AT_ONCE)
+        .map(|_| tokio::spawn(publish(messages / AT_ONCE)))
+        .collect();
+    for one in all {
+        one.await??;
+    }
+    Ok(rate(messages, begun.elapsed()))
 }
 
 fn rate(messages: usize, time: Duration) -> f64 {
